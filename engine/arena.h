@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A bump allocator over one backend allocation, so that memory is sized once
- * and nothing is allocated while generating. Its owner frees it whole. With
- * be NULL-sized (arena_measure) it only counts, which is how sizes are planned:
+ * and nothing is allocated while generating. Its owner frees it whole. A measuring
+ * arena only counts, which is how sizes are planned:
  * run the same code twice. Thread: the backend's. */
 #ifndef ENGINE_ARENA_H
 #define ENGINE_ARENA_H
+#include <stdbool.h>
 #include "kernels/backend.h"
 struct arena;
 /* NULL and *e when the device has too little memory. */

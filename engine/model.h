@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include "kernels/error.h"
 #include "kernels/ops.h"
+#include "engine/engine.h"
 #define MODEL_STEPS_MAX 16
 #define MODEL_FILES_MAX 64
 #define MODEL_LATENT_CHANNELS_MAX 64
@@ -77,7 +78,7 @@ struct model {
 	struct cache_config cache;
 	struct sparsity_config sparsity;
 	bool precision_allowed[PRECISION_INT8 + 1]; /* whose error this model bears */
-	enum transition_index { MODEL_SWITCH, MODEL_RECACHE, MODEL_CUT } transition_first;
+	enum transition transition_first; /* the mode to offer first */
 	char *suggestions_json;  /* owned; compact JSON object */
 };
 /* spec: a folder, or "random:wan-1.3b", "random:wan-14b", each with an optional ",WxH". */
