@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Holding the engine against reference files: each holds the weights of a small
+ * module ("weights.*"), its inputs and the outputs of a reference. The kind of
+ * a file is the beginning of its metadata value "kind"; all sizes come from
+ * metadata and shapes. A kind is a row of the table in golden.c, its check
+ * lives beside the module it checks. Thread: the backend's. */
+#ifndef ENGINE_GOLDEN_H
+#define ENGINE_GOLDEN_H
+#include "engine/model.h"
+#include "engine/weights.h"
+
+struct golden {
+	const char *path;
+	struct weights *file;      /* every tensor under its name in the file */
+	struct weights *weights;   /* the same file with "weights." taken off names */
+	struct backend *be;
+	const struct model *model; /* the one given with --model, or NULL */
+	enum precision precision;
+	double tolerance;          /* of golden_compare */
+	/* Written by golden_compare. */
+	double worst;
+	int tensors, failed;
+};
+/* Reports one output: L-inf of the difference over L-inf of the reference, the
+ * tensor `name` of the file. got: host, count floats. Prints a line, keeps the
+ * worst; the error itself is returned in *relative (may be NULL). Fails only
+ * when the file has no such tensor or its count differs. */
+int golden_compare(struct golden *g, const char *name, const float *got, int64_t count,
+	double *relative, struct error *e);
+/* As above, where the caller has worked out the error (block lists, PSNR ...). */
+void golden_report(struct golden *g, const char *name, double value, bool ok);
+
+struct golden_kind {
+	const char *prefix;
+	/* Negative when the check could not be carried out; differences are
+	 * counted in g->failed instead. */
+	int (*check)(struct golden *g, struct error *e);
+};
+int golden_check_taehv(struct golden *g, struct error *e);   /* "TAEHV decoder" */
+int golden_check_wan_vae(struct golden *g, struct error *e); /* "Wan 2.1 causal 3-D VAE" */
+#endif
