@@ -197,11 +197,12 @@ struct ops {
 
 	/* -- video decoder -- */
 	/* w [phases * out, in * kt' ...] arrives already arranged by the engine as
-	 * [phases, out, kt, kh, kw, in] f32 on the host; b [out] or NULL. */
+	 * [phases, out, kt, kh, kw, in] f32 on the host; b [phases, out] or NULL. */
 	struct conv *(*conv_create)(struct backend *be, const struct conv_spec *spec,
 		const struct tensor *w, const struct tensor *b, enum precision p, struct error *e);
 	void (*conv_destroy)(struct backend *be, struct conv *c);
-	/* y[f*phases/stride_t, H', W', out] = act(conv(x[f,H,W,in]) + b + skip);
+	/* y[f', H', W', out] = act(conv(x[f,H,W,in]) + b + skip), f' = phases *
+	 * ceil(f / stride_t), H' = (H * upsample + pads - kh) / stride + 1;
 	 * skip NULL or shaped like y (may be y itself). history [k, H, W, in]
 	 * holds the k = kt - 1 frames before x (NULL: zeros). */
 	void (*conv)(struct backend *be, struct tensor *y, const struct tensor *x,
