@@ -6,11 +6,14 @@
 #ifndef SERVER_WS_H
 #define SERVER_WS_H
 #include "server/conf.h"
+#include "server/metrics.h"
 #include "server/session.h"
 struct ws;
-struct ws *ws_create(const struct conf *c, struct registry *r, struct error *e);
-void ws_run(struct ws *w);   /* body of the ws thread, until ws_stop */
-void ws_stop(struct ws *w);  /* any thread: closes viewers with 1001, then returns from ws_run */
+/* metrics may be NULL. The registry is given later, with ws_registry, since its outlet is this. */
+struct ws *ws_create(const struct conf *c, struct metrics *m, struct error *e);
+void ws_registry(struct ws *w, struct registry *r); /* before ws_run */
+void ws_run(struct ws *w); /* body of the ws thread, until ws_stop */
+void ws_stop(struct ws *w); /* any thread: closes viewers with 1001, then returns from ws_run */
 void ws_destroy(struct ws *w);
 /* A checked WebSocket upgrade whose head still waits unread in the socket. Any
  * thread; takes the descriptor. An unknown, expired or full session is upgraded
