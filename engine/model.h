@@ -77,6 +77,8 @@ struct model {
 	int chunk_frames; /* latent */
 	int steps;
 	double timestep[MODEL_STEPS_MAX]; /* warped, 1000 .. 0 exclusive */
+	int first_steps; /* as above, for the first chunk of a scene; 0: no difference */
+	double first_timestep[MODEL_STEPS_MAX];
 	double context_noise; /* timestep of the refresh pass */
 	struct dit_config dit;
 	struct text_config text;
