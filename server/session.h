@@ -11,6 +11,8 @@
 #include <stdint.h>
 #include "engine/engine.h"
 #include "server/conf.h"
+#include "server/log.h"
+#include "server/metrics.h"
 #include "server/packet.h"
 #include "server/problem.h"
 
@@ -65,6 +67,7 @@ struct prompt_request {
 	bool at_media_time;
 	int64_t media_time_us;
 	const char *by; /* key name, or NULL */
+	bool durable; /* write the journal before answering: for HTTP, never on the ws thread */
 };
 struct prompt_receipt {
 	char id[16]; /* "p2" */
@@ -84,8 +87,18 @@ enum session_action {
 const char *session_action_name(enum session_action a);
 int session_action_parse(const char *name); /* -1: none */
 
-struct registry *registry_create(const struct conf *c, const struct outlet *out, struct error *e);
+/* All borrowed; *out may still be filled in until the first session exists; log
+ * and metrics may be NULL. */
+struct registry *registry_create(const struct conf *c, const struct outlet *out, struct log *log,
+	struct metrics *m, struct error *e);
 void registry_destroy(struct registry *r);
+/* Sessions of the journals in state_dir: they wait, preparing, for the model.
+ * Before any other thread runs. Returns how many came back. */
+int registry_restore(struct registry *r);
+struct log *registry_log(struct registry *r);
+struct metrics *registry_metrics(struct registry *r);
+/* Age of the last finished step of any generator; -1: none yet. */
+int64_t registry_step_age_us(struct registry *r);
 /* The model is there: sessions may be made. Called once, by the GPU thread. */
 void registry_model(struct registry *r, const struct engine *en);
 /* Stage and bytes for /readyz while loading. */
