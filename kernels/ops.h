@@ -213,7 +213,8 @@ struct ops {
 	/* y[f,H,W,C] = bound * tanh(z / bound) (bound 0: z), z = x[f,C,H,W] * std[C] + mean[C] (NULL: x). */
 	void (*latent_to_image)(struct backend *be, struct tensor *y, const struct tensor *x,
 		const struct tensor *mean, const struct tensor *std, float bound);
-	/* y[f,C,H,W] = (x[f,H,W,first .. first+C-1] - mean) / std (NULL: x). */
+	/* y[f,C,H,W] = (x[f,H,W,0 .. C-1] - mean) / std (NULL: x); x may have
+	 * more channels than C, the others are dropped. */
 	void (*image_to_latent)(struct backend *be, struct tensor *y, const struct tensor *x,
 		const struct tensor *mean, const struct tensor *std);
 	/* RGB [f,H,W,3], value * gain + offset in [0,1] after clamping, to I420

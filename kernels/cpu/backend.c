@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The CPU as a backend: aligned memory, marks that are always reached, because
+ * every op is done when it returns. Thread: the owner's; ops spread over a pool. */
+#include "kernels/cpu/cpu.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define HEADER_BYTES ((size_t)64) /* before each allocation: its size, and alignment */
+#define MAP_FROM                                                                                   \
+	((size_t)1 << 20) /* bytes; larger ones are mapped: zero pages cost nothing until used */
+#define CHECK_FROM ((size_t)64 << 20) /* bytes; larger ones are checked against what is free */
+
+struct cpu_backend *cpu_of(struct backend *be) {
+	return (struct cpu_backend *)be;
+}
+
+struct pool *cpu_pool(struct backend *be) {
+	return cpu_of(be)->pool;
+}
+
+void cpu_account(struct backend *be, ptrdiff_t bytes) {
+	cpu_of(be)->allocated += (size_t)bytes;
+}
+
+/* MemAvailable of /proc/meminfo, else free pages. */
+static size_t bytes_available(void) {
+	char line[128];
+	unsigned long long kib = 0;
+	FILE *f = fopen("/proc/meminfo", "re");
+	if (f) {
+		while (kib == 0 && fgets(line, sizeof line, f)) {
+			if (strncmp(line, "MemAvailable:", 13) == 0)
+				kib = strtoull(line + 13, NULL, 10);
+		}
+		fclose(f);
+	}
+	return kib ? (size_t)kib * 1024
+		   : (size_t)sysconf(_SC_AVPHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static void *map_pages(size_t bytes) {
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return NULL;
+	madvise(p, bytes, MADV_HUGEPAGE); /* a wish: refused where pages are never huge */
+	return p;
+}
+
+void *cpu_alloc(struct backend *be, size_t bytes, struct error *e) {
+	if (bytes > SIZE_MAX / 2 || (bytes >= CHECK_FROM && bytes > bytes_available())) {
+		error_set(e, -ENOMEM,
+			"cpu: %zu MiB wanted, %zu MiB available: lower the model or session sizes",
+			bytes >> 20, bytes_available() >> 20);
+		return NULL;
+	}
+	size_t whole = (bytes + HEADER_BYTES + 63) / 64 * 64;
+	char *p = whole >= MAP_FROM ? map_pages(whole) : aligned_alloc(64, whole);
+	if (!p) {
+		error_set(e, -ENOMEM, "cpu: no memory for %zu bytes", bytes);
+		return NULL;
+	}
+	if (whole < MAP_FROM)
+		memset(p, 0, whole);
+	memcpy(p, &whole, sizeof whole);
+	cpu_account(be, (ptrdiff_t)whole);
+	return p + HEADER_BYTES;
+}
+
+void cpu_free(struct backend *be, void *p) {
+	if (!p)
+		return;
+	char *head = (char *)p - HEADER_BYTES;
+	size_t whole;
+	memcpy(&whole, head, sizeof whole);
+	cpu_account(be, -(ptrdiff_t)whole);
+	if (whole >= MAP_FROM)
+		munmap(head, whole);
+	else
+		free(head);
+}
+
+bool cpu_is(const struct tensor *t, enum dtype d, int64_t rows, int64_t cols) {
+	return t->dtype == d && (rows < 0 || tensor_row_count(t) == rows) &&
+	       (cols < 0 || tensor_cols(t) == cols);
+}
+
+bool cpu_alike(const struct tensor *t, const struct tensor *like) {
+	return t->dtype == DTYPE_F32 && like->dtype == DTYPE_F32 &&
+	       tensor_count(t) == tensor_count(like);
+}
+
+bool cpu_check(
+	struct backend *be, bool ok, const char *op, const char *what, const struct tensor *t) {
+	char shape[96] = "";
+	if (!ok)
+		backend_fail(be, -EINVAL, "%s: %s %s", op, what,
+			t ? tensor_describe(t, shape, sizeof shape) : "");
+	return ok;
+}
+
+static void cpu_destroy(struct backend *be) {
+	struct cpu_backend *c = cpu_of(be);
+	pool_destroy(c->pool);
+	free(c);
+}
+
+static struct backend_info cpu_info(const struct backend *be) {
+	const struct cpu_backend *c = (const struct cpu_backend *)be;
+	struct backend_info info = {
+		.kind = "cpu",
+		.bytes_total = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE),
+		.bytes_free = bytes_available(),
+		.precision = PRECISION_F32,
+		.activation = DTYPE_F32,
+		.kv = DTYPE_F32,
+	};
+	memcpy(info.name, c->name, sizeof info.name);
+	return info;
+}
+
+static size_t cpu_allocated(const struct backend *be) {
+	return ((const struct cpu_backend *)be)->allocated;
+}
+
+static void cpu_copy(struct backend *be, void *dst, const void *src, size_t bytes) {
+	(void)be;
+	memmove(dst, src, bytes);
+}
+
+static void cpu_zero(struct backend *be, void *dst, size_t bytes) {
+	(void)be;
+	memset(dst, 0, bytes);
+}
+
+static uint64_t cpu_mark(struct backend *be) {
+	return ++cpu_of(be)->marks;
+}
+
+static int cpu_reached(struct backend *be, uint64_t mark) {
+	return mark <= cpu_of(be)->marks;
+}
+
+static int cpu_wait(struct backend *be, uint64_t mark, struct error *e) {
+	(void)mark;
+	return backend_error(be, e);
+}
+
+static int cpu_sync(struct backend *be, struct error *e) {
+	return backend_error(be, e);
+}
+
+static const struct backend_driver driver = {
+	.destroy = cpu_destroy,
+	.info = cpu_info,
+	.alloc = cpu_alloc,
+	.alloc_pinned = cpu_alloc,
+	.free = cpu_free,
+	.allocated = cpu_allocated,
+	.upload = cpu_copy,
+	.download = cpu_copy,
+	.download_async = cpu_copy,
+	.copy = cpu_copy,
+	.zero = cpu_zero,
+	.mark = cpu_mark,
+	.reached = cpu_reached,
+	.wait = cpu_wait,
+	.sync = cpu_sync,
+};
+
+/* "model name : ..." of /proc/cpuinfo, where there is one. */
+static void read_model(char *model, size_t size) {
+	char line[256];
+	snprintf(model, size, "CPU");
+	FILE *f = fopen("/proc/cpuinfo", "re");
+	if (!f)
+		return;
+	while (fgets(line, sizeof line, f)) {
+		char *value = strchr(line, ':');
+		if (strncmp(line, "model name", 10) != 0 || !value)
+			continue;
+		value += strspn(value, ": ");
+		value[strcspn(value, "\n")] = '\0';
+		snprintf(model, size, "%s", value);
+		break;
+	}
+	fclose(f);
+}
+
+static const char *isa_title(const struct cpu_features *f) {
+	static const char *const title[CPU_ISA_COUNT] = {
+		[CPU_ISA_BASELINE] = "baseline",
+		[CPU_ISA_AVX2] = "AVX2",
+		[CPU_ISA_AVX512] = "AVX-512",
+	};
+	if (f->amx_bf16)
+		return "AVX-512 AMX";
+	return f->avx512_bf16 ? "AVX-512 BF16" : title[f->isa];
+}
+
+struct backend *cpu_backend_create(
+	const struct backend_config *config, int device, struct error *e) {
+	(void)device;
+	struct cpu_backend *c = calloc(1, sizeof *c);
+	if (!c) {
+		error_set(e, -ENOMEM, "cpu: no memory");
+		return NULL;
+	}
+	c->base.driver = &driver;
+	if (cpu_features_detect(&c->features, e) < 0 ||
+		!(c->pool = pool_create(config->threads, e))) {
+		free(c);
+		return NULL;
+	}
+	cpu_isa_fill_ops(c->features.isa, &c->base.ops);
+	cpu_linear_fill(&c->base.ops);
+	cpu_conv_fill(&c->base.ops);
+	cpu_convert_fill(&c->base.ops);
+	char model[56];
+	read_model(model, sizeof model);
+	snprintf(c->name, sizeof c->name, "%s, %d threads, %s", model, pool_threads(c->pool),
+		isa_title(&c->features));
+	return &c->base;
+}
