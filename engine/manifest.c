@@ -155,19 +155,28 @@ static int read_fps(struct manifest *f, const struct field *field, const json_t 
 	return 0;
 }
 
-static int read_steps(struct manifest *f, const struct field *field, const json_t *v) {
+static int steps_read(const struct manifest *f, const struct field *field, const json_t *v,
+	int *count, double *timestep) {
 	size_t n = json_array_size(v);
 	if (!json_is_array(v) || n < 1 || n > MODEL_STEPS_MAX)
 		return refuse(f, field, "a list of 1 to 16 numbers");
 	for (size_t i = 0; i < n; i++) {
 		const json_t *x = json_array_get(v, i);
-		f->m->timestep[i] = json_number_value(x);
-		if (!json_is_number(x) || !(f->m->timestep[i] > 0 && f->m->timestep[i] <= 1000) ||
-			(i > 0 && f->m->timestep[i] >= f->m->timestep[i - 1]))
+		timestep[i] = json_number_value(x);
+		if (!json_is_number(x) || !(timestep[i] > 0 && timestep[i] <= 1000) ||
+			(i > 0 && timestep[i] >= timestep[i - 1]))
 			return refuse(f, field, "falling numbers, at most 1000 and above 0");
 	}
-	f->m->steps = (int)n;
+	*count = (int)n;
 	return 0;
+}
+
+static int read_steps(struct manifest *f, const struct field *field, const json_t *v) {
+	return steps_read(f, field, v, &f->m->steps, f->m->timestep);
+}
+
+static int read_first_steps(struct manifest *f, const struct field *field, const json_t *v) {
+	return steps_read(f, field, v, &f->m->first_steps, f->m->first_timestep);
 }
 
 static int read_patch(struct manifest *f, const struct field *field, const json_t *v) {
@@ -275,6 +284,7 @@ static const struct field fields[] = {
 		REQUIRED},
 	{"latent", "chunk_frames", read_int, AT(chunk_frames), 1, 64, REQUIRED},
 	{"schedule", "steps", read_steps, .preset = REQUIRED},
+	{"schedule", "first_steps", read_first_steps, .preset = 0},
 	{"schedule", "shift", read_double, ASIDE(shift), 0.01, 100, 1},
 	{"schedule", "context_noise", read_double, AT(context_noise), 0, 1000, 0},
 	{"dit", "files", read_files, AT(dit.files), .preset = REQUIRED},
@@ -409,6 +419,8 @@ static int fields_read(struct manifest *f, const json_t *root) {
 			"%s: decoder.mean and decoder.std: give both or neither", f->path);
 	for (int i = 0; i < f->m->steps; i++)
 		f->m->timestep[i] = schedule_warp(f->m->timestep[i], f->shift);
+	for (int i = 0; i < f->m->first_steps; i++)
+		f->m->first_timestep[i] = schedule_warp(f->m->first_timestep[i], f->shift);
 	return rc;
 }
 

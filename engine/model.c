@@ -92,6 +92,10 @@ static int sizes_check(const struct model *m, struct error *e) {
 		return error_set(e, -EINVAL,
 			"schedule.context_noise: %g must be below the last step's %g",
 			m->context_noise, m->timestep[m->steps - 1]);
+	if (m->first_steps > 0 && m->context_noise >= m->first_timestep[m->first_steps - 1])
+		return error_set(e, -EINVAL,
+			"schedule.context_noise: %g must be below the last first step's %g",
+			m->context_noise, m->first_timestep[m->first_steps - 1]);
 	return 0;
 }
 
