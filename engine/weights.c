@@ -127,8 +127,9 @@ struct weights *weights_open(
 		goto fail;
 	}
 	for (int i = 0; i < count; i++) {
-		if (asprintf(&w->path[i], "%s%s%s", files[i][0] == '/' ? "" : dir,
-			    files[i][0] == '/' ? "" : "/", files[i]) < 0) {
+		bool alone = files[i][0] == '/' || !*dir;
+		if (asprintf(&w->path[i], "%s%s%s", alone ? "" : dir, alone ? "" : "/", files[i]) <
+			0) {
 			w->path[i] = NULL;
 			error_set(e, -ENOMEM, "out of memory for a path");
 			goto fail;

@@ -11,7 +11,8 @@
 #include "engine/arena.h"
 #define WEIGHTS_COUNT_MAX 65536 /* tensors of a set */
 struct weights;
-/* Opens files[0..count), relative to dir unless absolute. `strip` (may be
+/* Opens files[0..count), relative to dir unless it is "" or
+ * they are absolute. `strip` (may be
  * NULL) is a prefix taken off every name that has it ("model."). Every fault
  * (short file, bad JSON, overlap, offset beyond the end, duplicate name,
  * unknown dtype) is an error naming file and tensor. */
