@@ -3,6 +3,7 @@
 // frames are wrapped as WebM on the page and shown by a <video> through Media Source Extensions.
 // Same hooks as the decoding worker. The media time line is this page's own and has no gaps.
 
+import { Ambient } from './ambient.js';
 import { PlayoutClock } from './clock.js';
 import { webm_cluster, webm_init } from './webm.js';
 
@@ -21,11 +22,7 @@ export class BufferedPlayer
 	{
 		this.video = video;
 		this.hooks = hooks;
-		this.ambient = ambient.getContext('2d', { alpha: false });
-		ambient.width = 16;
-		ambient.height = 9;
-		this.ambient_still = ambient_still;
-		this.ambient_drawn_ms = 0;
+		this.ambient = new Ambient(ambient, ambient_still);
 		this.clock = new PlayoutClock({ loopback });
 		this.queue = [];
 		this.placed = [];       // {at_s, frame}: where each appended frame lies in the video
@@ -209,10 +206,7 @@ export class BufferedPlayer
 
 	#paint_small(frame, shown_ms)
 	{
-		if (shown_ms - this.ambient_drawn_ms > 500 && !(this.ambient_still && this.ambient_drawn_ms)) {
-			this.ambient.drawImage(this.video, 0, 0, 16, 9);
-			this.ambient_drawn_ms = shown_ms;
-		}
+		this.ambient.draw(this.video, shown_ms);
 		const name = `${frame.epoch}/${frame.chunk}`;
 		if (name === this.thumbed)
 			return;

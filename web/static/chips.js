@@ -21,7 +21,7 @@ export function start_chips({ store, line, modes })
 {
 	const row = by_id('chips');
 	// A press must not take the focus (and with it the slot) away from the line.
-	row.addEventListener('pointerdown', (event) => event.preventDefault());
+	row.addEventListener('mousedown', (event) => event.preventDefault());
 
 	const chip = (text, apply) => element('button', {
 		class: 'chip', type: 'button', text, title: 'Alt + click: only put it in the line',
@@ -52,7 +52,7 @@ export function start_chips({ store, line, modes })
 				onclick: (event) => { line.fill(pick(suggestions.sentences)); if (!event.altKey) line.send(); draw(); },
 			}, icon('dice'));
 			const chips = slot ? others(slot) : plain(suggestions);
-			return [modes.chip(), ...(dice ? [dice] : []), ...chips].filter(Boolean);
+			return [modes.chip(), element('div', { class: 'some' }, ...chips), dice].filter(Boolean);
 		});
 	}
 

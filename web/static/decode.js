@@ -4,20 +4,20 @@
 // its last key frame) are decoded as fast as they come and only the last of them is painted.
 // It keeps no socket and asks for nothing; main is told what was shown and when a key frame is needed.
 
+import { Ambient } from './ambient.js';
 import { PlayoutClock } from './clock.js';
 
 const DECODE_AHEAD = 4;         // hardware decoders stop when more frames than these are held
 const WAITING_MOST = 1200;      // encoded frames; beyond it the page is hopelessly behind
 const STILL_AFTER_MS = 60;      // a replay has ended when it was quiet for this long
 const DUE_SLACK_MS = 4;
-const AMBIENT_MS = 500;
 const THUMB_PX = 128;
 
 const wall_ms = (now) => performance.timeOrigin + now;
 const next_tick = globalThis.requestAnimationFrame ?? ((fn) => setTimeout(() => fn(performance.now()), 8));
 
 const player = {
-	canvas: null, context: null, ambient: null, ambient_drawn_ms: 0, ambient_still: false,
+	canvas: null, context: null, ambient: null,
 	clock: null, config: null, decoder: null,
 	waiting: [],    // frames and configs in the order of the wire
 	decoding: new Map(), // pts -> frame handed to the decoder
@@ -171,10 +171,7 @@ function paint(picture, frame, now)
 		canvas.height = picture.displayHeight;
 	}
 	context.drawImage(picture, 0, 0, canvas.width, canvas.height);
-	if (now - player.ambient_drawn_ms > AMBIENT_MS && !(player.ambient_still && player.ambient_drawn_ms)) {
-		player.ambient.drawImage(picture, 0, 0, 16, 9);
-		player.ambient_drawn_ms = now;
-	}
+	player.ambient.draw(picture, now);
 	post_thumb(picture, frame);
 	picture.close();
 	const { data, ...shown } = frame;
@@ -218,10 +215,7 @@ const handlers = {
 	start({ canvas, ambient, loopback, ambient_still }) {
 		player.canvas = canvas;
 		player.context = canvas.getContext('2d', { alpha: false, desynchronized: true });
-		ambient.width = 16;
-		ambient.height = 9;
-		player.ambient = ambient.getContext('2d', { alpha: false });
-		player.ambient_still = ambient_still;
+		player.ambient = new Ambient(ambient, ambient_still);
 		player.clock = new PlayoutClock({ loopback });
 		next_tick(tick);
 	},

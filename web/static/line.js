@@ -26,6 +26,8 @@ export class Line
 		this.field.addEventListener('scroll', () => { this.ghost.scrollTop = this.field.scrollTop; });
 		this.field.addEventListener('focus', () => document.documentElement.toggleAttribute('data-typing', matchMedia('(pointer: coarse)').matches));
 		this.field.addEventListener('blur', () => document.documentElement.removeAttribute('data-typing'));
+		// On a phone the page moves when the keyboard goes; the press must land before that.
+		by_id('send').addEventListener('mousedown', (event) => event.preventDefault());
 		by_id('line').addEventListener('submit', (event) => { event.preventDefault(); this.send(); });
 		store.on(['prompts', 'capabilities', 'role'], () => this.draw());
 	}
@@ -86,6 +88,8 @@ export class Line
 		}
 		this.problem('');
 		this.history_at = null;
+		if (matchMedia('(pointer: coarse)').matches)
+			this.field.blur();
 		this.hooks.send(text, mode_name ?? this.modes.chosen?.name ?? 'switch');
 	}
 

@@ -193,7 +193,7 @@ class Panel
 			this.#fact('buffer', `${Math.round(report.lead_ms)} ms`, report.lead_ms < THIN_BUFFER_MS && report.stretch > 1 && 'thin');
 			this.#fact('decode', Number.isFinite(report.decode_ms) ? `${number(report.decode_ms)} ms` : '–');
 		}
-		this.#fact('dropped', String(drops[drops.length - 1]), drops[drops.length - 1] > drops[0] && 'just now');
+		this.#fact('dropped', String(drops[drops.length - 1]), drops[drops.length - 1] > drops[0] && 'now');
 		const recent = chunks.values.slice(-8);
 		const bits = recent.reduce((sum, chunk) => sum + chunk.bytes * 8, 0);
 		const media_ms = recent.length * (report?.frame.chunk_ms ?? NaN);

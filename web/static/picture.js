@@ -93,7 +93,8 @@ class Slate
 		set_text(tag, letter(frame.revision));
 		set_text(node.querySelector('.words'), prompt.text);
 		set_text(node.querySelector('small'), prompt.delay_ms !== undefined
-			? `Seen ${(prompt.delay_ms / 1000).toFixed(2)} s after Enter` : `Turned at chunk ${prompt.chunk ?? frame.chunk}`);
+			? `Seen ${(prompt.delay_ms / 1000).toFixed(2)} s after Enter`
+			: prompt.chunk === 0 ? 'The first words of this film' : `Turned at chunk ${prompt.chunk ?? frame.chunk}`);
 		node.classList.remove('going');
 		node.hidden = false;
 		clearTimeout(this.timer);

@@ -102,15 +102,16 @@ export function start_receipts({ store, session, use, undo })
 		if (!now)
 			return;
 		const expected_ms = expected_delay_ms(now);
-		const prompt = now.prompts.newest_mine;
+		// What was rejected is said under the line, where the words still stand.
+		const mine = now.prompts.newest_mine;
+		const prompt = mine?.state === 'rejected' ? undefined : mine;
 		const seen_for_ms = prompt?.seen_ms === undefined ? 0 : performance.timeOrigin + performance.now() - prompt.seen_ms;
 		const folded = prompt?.state === 'seen' && seen_for_ms > FOLD_MS;
-		const rejected = prompt?.state === 'rejected';
 		if (prompt?.state === 'seen' && !folded) {
 			clearTimeout(fold_timer);
 			fold_timer = setTimeout(draw, FOLD_MS - seen_for_ms + 20);
 		}
-		redraw(receipt, prompt && JSON.stringify([prompt.event_id, prompt.state, prompt.chunk, prompt.by_revision, folded, rejected]),
+		redraw(receipt, prompt && JSON.stringify([prompt.event_id, prompt.state, prompt.chunk, prompt.by_revision, folded]),
 			() => (prompt ? stations(prompt, { folded, expected_ms, undo }) : []));
 		const { list: prompts, shown_revision } = now.prompts;
 		redraw(list, JSON.stringify(prompts.slice(-LIST_MOST).map((p) => [p.revision, p.event_id, p.state, p.chunk, p.delay_ms, p.text, p.revision === shown_revision])), () => {

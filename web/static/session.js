@@ -153,8 +153,8 @@ export class Session
 	#frame(frame)
 	{
 		frame.place = this.reel.take(frame);
-		if (!frame.replayed)
-			this.rates.encoded.add(performance.now());
+		if (frame.first && !frame.replayed)
+			this.rates.encoded.add(performance.now(), frame.frames);
 		this.#moved(this.prompts.arrived(frame));
 		this.on.arrived(frame);
 		this.player.push(frame);
@@ -210,7 +210,7 @@ export class Session
 	#down({ tries, delay_ms })
 	{
 		const until_ms = performance.now() + delay_ms;
-		this.store.set({ socket_open: false, tries, late: false });
+		this.store.set({ socket_open: false, tries, late: false, viewers: 0 });
 		clearInterval(this.retry_timer);
 		const count = () => this.store.set({ retry_in_s: Math.max(0, Math.ceil((until_ms - performance.now()) / 1000)) });
 		count();

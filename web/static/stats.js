@@ -38,29 +38,31 @@ export class Rate
 	constructor(window_ms)
 	{
 		this.window_ms = window_ms;
-		this.times = [];
+		this.events = [];
 	}
 
-	add(now_ms)
+	// count: how many things this event stands for, like the frames of a chunk that comes at once.
+	add(now_ms, count = 1)
 	{
-		this.times.push(now_ms);
+		this.events.push({ now_ms, count });
 		this.trim(now_ms);
 	}
 
 	trim(now_ms)
 	{
-		while (this.times.length && this.times[0] < now_ms - this.window_ms)
-			this.times.shift();
+		while (this.events.length && this.events[0].now_ms < now_ms - this.window_ms)
+			this.events.shift();
 	}
 
 	// NaN until half a window has been seen: a rate from two events says nothing.
 	per_second(now_ms)
 	{
 		this.trim(now_ms);
-		const n = this.times.length;
-		if (n < 2 || this.times[n - 1] - this.times[0] < this.window_ms / 2)
+		const { events } = this;
+		const span_ms = events.length < 2 ? 0 : events[events.length - 1].now_ms - events[0].now_ms;
+		if (span_ms < this.window_ms / 2)
 			return NaN;
-		return (n - 1) * 1000 / (this.times[n - 1] - this.times[0]);
+		return events.slice(0, -1).reduce((sum, event) => sum + event.count, 0) * 1000 / span_ms;
 	}
 }
 
