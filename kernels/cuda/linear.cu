@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Linear layers through cuBLASLt: f32 (exact, no TF32), bf16, and e4m3 with one
+ * scale per weight row and one per activation row. Bias and GELU ride in the
+ * library's epilogue where it can; gate + residual is one pass over the result.
+ * Algorithms are looked up once per (layer, rows). Bound by the tensor cores. */
+#include <stdlib.h>
+#include <string.h>
+#include <vector>
+
+#include "kernels/cuda/common.cuh"
+
+#define ROWS_CACHED 8
+#define WORKSPACE_BYTES (32u << 20)
+
+struct plan {
+	int64_t rows;
+	cudaDataType_t x, y;
+	int epilogue;
+	bool accumulate;
+	cublasLtMatmulAlgo_t algo;
+};
+
+struct linear {
+	int64_t out, in;
+	enum precision precision; /* F32, BF16 or FP8 */
+	void *w;                  /* [out, in] */
+	float *scale;             /* [out], FP8 */
+	float *bias;              /* [out] f32 or NULL */
+	void *bias_bf16;          /* the same, for bf16 results */
+	struct plan plan[ROWS_CACHED];
+	int plans;
+};
+
+static cudaDataType_t weight_type(enum precision p) {
+	return p == PRECISION_F32 ? CUDA_R_32F : p == PRECISION_BF16 ? CUDA_R_16BF : CUDA_R_8F_E4M3;
+}
+
+/* Host weights to f32 rows, scales applied. */
+static float host_value(const struct tensor *t, int64_t i) {
+	const char *p = (const char *)t->data + (size_t)i * dtype_bytes(t->dtype);
+	float s = t->scale ? t->scale[i / tensor_cols(t)] : 1.f;
+	switch (t->dtype) {
+	case DTYPE_BF16: {
+		uint16_t u;
+		memcpy(&u, p, 2);
+		uint32_t w = (uint32_t)u << 16;
+		float f;
+		memcpy(&f, &w, 4);
+		return f * s;
+	}
+	case DTYPE_F16: {
+		__half h;
+		memcpy(&h, p, 2);
+		return __half2float(h) * s;
+	}
+	case DTYPE_FP8_E4M3: {
+		__nv_fp8_e4m3 q;
+		memcpy(&q, p, 1);
+		return float(q) * s;
+	}
+	case DTYPE_I8:
+		return (float)*(const int8_t *)p * s;
+	default: {
+		float f;
+		memcpy(&f, p, 4);
+		return f * s;
+	}
+	}
+}
+
+void cuda_linear_destroy(struct backend *be, struct linear *l) {
+	if (!l)
+		return;
+	backend_free(be, l->w);
+	backend_free(be, l->scale);
+	backend_free(be, l->bias);
+	backend_free(be, l->bias_bf16);
+	free(l);
+}
+
+static int upload(struct backend *be, void **dst, const void *src, size_t bytes, struct error *e) {
+	*dst = cuda_alloc(be, bytes, e);
+	if (!*dst)
+		return -ENOMEM;
+	backend_upload(be, *dst, src, bytes);
+	return 0;
+}
+
+static int upload_weight(struct backend *be, struct linear *l, const struct tensor *w, struct error *e) {
+	int64_t n = l->out * l->in;
+	if (l->precision == PRECISION_F32) {
+		std::vector<float> f((size_t)n);
+		for (int64_t i = 0; i < n; i++)
+			f[(size_t)i] = host_value(w, i);
+		return upload(be, &l->w, f.data(), (size_t)n * 4, e);
+	}
+	if (l->precision == PRECISION_BF16) {
+		if (w->dtype == DTYPE_BF16)
+			return upload(be, &l->w, w->data, (size_t)n * 2, e);
+		std::vector<__nv_bfloat16> b((size_t)n);
+		for (int64_t i = 0; i < n; i++)
+			b[(size_t)i] = __float2bfloat16_rn(host_value(w, i));
+		return upload(be, &l->w, b.data(), (size_t)n * 2, e);
+	}
+	std::vector<__nv_fp8_e4m3> q((size_t)n);
+	std::vector<float> scale((size_t)l->out), row((size_t)l->in);
+	for (int64_t r = 0; r < l->out; r++) {
+		float top = 1e-5f;
+		for (int64_t i = 0; i < l->in; i++) {
+			row[(size_t)i] = host_value(w, r * l->in + i);
+			top = fmaxf(top, fabsf(row[(size_t)i]));
+		}
+		scale[(size_t)r] = top / 448.f;
+		for (int64_t i = 0; i < l->in; i++)
+			q[(size_t)(r * l->in + i)] = __nv_fp8_e4m3(row[(size_t)i] * (448.f / top));
+	}
+	if (upload(be, &l->w, q.data(), (size_t)n, e) < 0)
+		return -ENOMEM;
+	return upload(be, (void **)&l->scale, scale.data(), scale.size() * 4, e);
+}
+
+static int upload_bias(struct backend *be, struct linear *l, const struct tensor *b, struct error *e) {
+	std::vector<float> f((size_t)l->out);
+	std::vector<__nv_bfloat16> h((size_t)l->out);
+	for (int64_t i = 0; i < l->out; i++) {
+		f[(size_t)i] = host_value(b, i);
+		h[(size_t)i] = __float2bfloat16_rn(f[(size_t)i]);
+	}
+	if (upload(be, (void **)&l->bias, f.data(), f.size() * 4, e) < 0)
+		return -ENOMEM;
+	return upload(be, &l->bias_bf16, h.data(), h.size() * 2, e);
+}
+
+struct linear *cuda_linear_create(struct backend *be, const struct tensor *w, const struct tensor *b, enum precision p,
+	struct error *e) {
+	struct linear *l = (struct linear *)calloc(1, sizeof *l);
+	if (!l) {
+		error_set(e, -ENOMEM, "no host memory for a linear layer");
+		return nullptr;
+	}
+	l->in = tensor_cols(w);
+	l->out = tensor_count(w) / l->in;
+	l->precision = p == PRECISION_AUTO ? PRECISION_BF16 : p;
+	if (p == PRECISION_INT8) {
+		error_set(e, -EINVAL, "precision: int8 is a CPU mode; on a GPU use fp8 or bf16");
+		goto fail;
+	}
+	/* The library wants 16-byte rows for 8-bit operands. */
+	if (l->precision == PRECISION_FP8 && (l->in % 16 || l->out % 16))
+		l->precision = PRECISION_BF16;
+	if (upload_weight(be, l, w, e) < 0 || (b && upload_bias(be, l, b, e) < 0))
+		goto fail;
+	return l;
+fail:
+	cuda_linear_destroy(be, l);
+	return nullptr;
+}
+
+/* Descriptors of one product: column-major D[out, n] = W^T[out, in] X[in, n]. */
+struct product {
+	cublasLtMatmulDesc_t desc;
+	cublasLtMatrixLayout_t w, x, y;
+	cublasStatus_t status;
+};
+
+static void product_make(struct product *p, const struct linear *l, int64_t rows, cudaDataType_t x, cudaDataType_t y,
+	int epilogue, const float *x_scale) {
+	cublasOperation_t turned = CUBLAS_OP_T;
+	cublasLtEpilogue_t ep = (cublasLtEpilogue_t)epilogue;
+	memset(p, 0, sizeof *p);
+	p->status = cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+	cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned);
+	cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &ep, sizeof ep);
+	if (epilogue != CUBLASLT_EPILOGUE_DEFAULT) {
+		const void *bias = y == CUDA_R_32F ? (const void *)l->bias : l->bias_bf16;
+		cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
+	}
+	if (l->precision == PRECISION_FP8) {
+		cublasLtMatmulMatrixScale_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+		const float *ws = l->scale;
+		cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode, sizeof mode);
+		cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode, sizeof mode);
+		cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &ws, sizeof ws);
+		cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &x_scale, sizeof x_scale);
+	}
+	cublasLtMatrixLayoutCreate(&p->w, weight_type(l->precision), (uint64_t)l->in, (uint64_t)l->out, l->in);
+	cublasLtMatrixLayoutCreate(&p->x, x, (uint64_t)l->in, (uint64_t)rows, l->in);
+	cublasLtMatrixLayoutCreate(&p->y, y, (uint64_t)l->out, (uint64_t)rows, l->out);
+}
+
+static void product_drop(struct product *p) {
+	cublasLtMatrixLayoutDestroy(p->w);
+	cublasLtMatrixLayoutDestroy(p->x);
+	cublasLtMatrixLayoutDestroy(p->y);
+	cublasLtMatmulDescDestroy(p->desc);
+}
+
+static const cublasLtMatmulAlgo_t *plan_find(struct backend *be, struct linear *l, const struct product *p,
+	int64_t rows, cudaDataType_t x, cudaDataType_t y, int epilogue, bool accumulate) {
+	for (int i = 0; i < l->plans; i++) {
+		struct plan *c = &l->plan[i];
+		if (c->rows == rows && c->x == x && c->y == y && c->epilogue == epilogue && c->accumulate == accumulate)
+			return &c->algo;
+	}
+	cublasLtMatmulPreference_t preference;
+	cublasLtMatmulHeuristicResult_t found;
+	int n = 0;
+	size_t space = WORKSPACE_BYTES;
+	cublasLtMatmulPreferenceCreate(&preference);
+	cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &space, sizeof space);
+	cublasStatus_t r = cublasLtMatmulAlgoGetHeuristic(cuda_of(be)->blas, p->desc, p->w, p->x, p->y, p->y, preference, 1,
+		&found, &n);
+	cublasLtMatmulPreferenceDestroy(preference);
+	if (r != CUBLAS_STATUS_SUCCESS || n == 0) {
+		cuda_latch_text(be, -ENOTSUP, "linear", cublasGetStatusString(r));
+		return nullptr;
+	}
+	struct plan *c = &l->plan[l->plans < ROWS_CACHED ? l->plans++ : rows % ROWS_CACHED];
+	*c = {rows, x, y, epilogue, accumulate, found.algo};
+	return &c->algo;
+}
+
+/* y = x w^T (+ bias (+ gelu)), or += with accumulate. x already has the weight's type. */
+static void multiply(struct backend *be, void *y, cudaDataType_t y_type, const void *x, const float *x_scale,
+	const struct linear *l, int64_t rows, int epilogue, bool accumulate) {
+	struct cuda_state *cu = cuda_of(be);
+	struct product p;
+	cudaDataType_t x_type = weight_type(l->precision);
+	float alpha = 1.f, beta = accumulate ? 1.f : 0.f;
+	product_make(&p, l, rows, x_type, y_type, epilogue, x_scale);
+	const cublasLtMatmulAlgo_t *algo =
+		plan_find(be, const_cast<struct linear *>(l), &p, rows, x_type, y_type, epilogue, accumulate);
+	if (algo) {
+		/* The head of the scratch area is the library's; ours begins behind it. */
+		cublasStatus_t r = cublasLtMatmul(cu->blas, p.desc, &alpha, l->w, p.w, x, p.x, &beta, y, p.y, y, p.y, algo,
+			cu->scratch, WORKSPACE_BYTES, cu->stream);
+		if (r != CUBLAS_STATUS_SUCCESS)
+			cuda_latch_text(be, -EIO, "linear", cublasGetStatusString(r));
+	}
+	product_drop(&p);
+}
+
+/* x in the weight's type: itself, or converted behind the library's workspace. */
+static const void *operand(struct backend *be, const struct linear *l, const struct tensor *x, const float **scale,
+	size_t *used) {
+	enum dtype want = l->precision == PRECISION_F32 ? DTYPE_F32 :
+		l->precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_FP8_E4M3;
+	*scale = x->scale;
+	*used = WORKSPACE_BYTES;
+	if (x->dtype == want)
+		return x->data;
+	int64_t rows = tensor_row_count(x);
+	size_t codes = align_up((size_t)(rows * l->in) * dtype_bytes(want)), scales = align_up((size_t)rows * 4);
+	char *room = (char *)cuda_scratch(be, WORKSPACE_BYTES + codes + scales, "linear");
+	if (!room)
+		return nullptr;
+	struct tensor t = tensor_2d(room + WORKSPACE_BYTES, want, rows, l->in);
+	if (want == DTYPE_FP8_E4M3)
+		t.scale = (float *)(room + WORKSPACE_BYTES + codes);
+	cuda_convert(be, &t, x);
+	*scale = t.scale;
+	*used = WORKSPACE_BYTES + codes + scales;
+	return t.data;
+}
+
+static bool fits(struct backend *be, const char *op, const struct tensor *x, const struct linear *l) {
+	if (tensor_cols(x) == l->in)
+		return true;
+	cuda_latch_text(be, -EINVAL, op, "the rows of x are not as wide as the weight");
+	return false;
+}
+
+void cuda_linear(struct backend *be, struct tensor *y, const struct tensor *x, const struct linear *l,
+	enum activation act) {
+	const float *scale;
+	size_t used;
+	int64_t rows = tensor_row_count(x);
+	if (!fits(be, "linear", x, l))
+		return;
+	const void *in = operand(be, l, x, &scale, &used);
+	if (!in)
+		return;
+	bool fused = act == ACT_GELU_TANH && l->bias && l->precision != PRECISION_FP8;
+	int epilogue = fused ? CUBLASLT_EPILOGUE_GELU_BIAS : l->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+	/* f32 products give f32; 8-bit ones take a bf16 bias, so they give bf16. */
+	enum dtype gives = l->precision == PRECISION_F32 ? DTYPE_F32 :
+		l->precision == PRECISION_FP8 ? DTYPE_BF16 : y->dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
+	struct tensor t = *y;
+	if (gives != y->dtype) {
+		char *room = (char *)cuda_scratch(be, used + (size_t)(rows * l->out) * dtype_bytes(gives), "linear");
+		if (!room)
+			return;
+		t = tensor_2d(room + used, gives, rows, l->out);
+	}
+	multiply(be, t.data, gives == DTYPE_F32 ? CUDA_R_32F : CUDA_R_16BF, in, scale, l, rows, epilogue, false);
+	if (act != ACT_NONE && !fused && gives == y->dtype)
+		cuda_activate(be, y, y, act);
+	else if (gives != y->dtype) {
+		if (act != ACT_NONE && !fused)
+			cuda_activate(be, &t, &t, act);
+		cuda_convert(be, y, &t);
+	}
+	launch_check(be, "linear", x);
+}
+
+/* r[n,d] += (t[n,d] + bias[d]) * gate[m,d] */
+template <typename T>
+__global__ void gate_residual_kernel(float *r, const T *t, const float *bias, const float *gate, int64_t n, int d,
+	int64_t rows_per_gate) {
+	int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * 4;
+	if (i >= n)
+		return;
+	int c = (int)(i % d);
+	float4 v = load4(t + i), a = load4(r + i), one = make_float4(1.f, 1.f, 1.f, 1.f), zero = make_float4(0.f, 0.f, 0.f, 0.f);
+	float4 b = bias ? load4(bias + c) : zero, g = gate ? load4(gate + i / d / rows_per_gate * d + c) : one;
+	store4(r + i, make_float4(a.x + (v.x + b.x) * g.x, a.y + (v.y + b.y) * g.y, a.z + (v.z + b.z) * g.z,
+				    a.w + (v.w + b.w) * g.w));
+}
+
+void cuda_linear_residual(struct backend *be, struct tensor *r, const struct tensor *x, const struct linear *l,
+	const struct tensor *gate) {
+	const float *scale;
+	size_t used;
+	int64_t rows = tensor_row_count(x), n = rows * l->out;
+	if (!fits(be, "linear_residual", x, l))
+		return;
+	const void *in = operand(be, l, x, &scale, &used);
+	if (!in)
+		return;
+	if (l->out % 4) {
+		cuda_latch_text(be, -EINVAL, "linear_residual", "the output width is no multiple of 4");
+		return;
+	}
+	enum dtype gives = l->precision == PRECISION_F32 ? DTYPE_F32 : DTYPE_BF16;
+	char *room = (char *)cuda_scratch(be, used + (size_t)n * dtype_bytes(gives), "linear_residual");
+	if (!room)
+		return;
+	multiply(be, room + used, gives == DTYPE_F32 ? CUDA_R_32F : CUDA_R_16BF, in, scale, l, rows,
+		CUBLASLT_EPILOGUE_DEFAULT, false);
+	by_dtype(be, gives, "linear_residual", [&](auto t) {
+		using T = decltype(t);
+		gate_residual_kernel<<<(unsigned)ceil_div(n / 4, 256), 256, 0, cuda_of(be)->stream>>>((float *)r->data,
+			(const T *)(room + used), l->bias, gate ? (const float *)gate->data : nullptr, n, (int)l->out,
+			gate ? rows / tensor_row_count(gate) : rows);
+	});
+	launch_check(be, "linear_residual", x);
+}
