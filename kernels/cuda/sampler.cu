@@ -85,10 +85,42 @@ __device__ void philox4x32_10(uint32_t c[4], uint32_t k0, uint32_t k1) {
 		uint32_t hi0 = __umulhi(0xD2511F53u, c[0]), lo0 = 0xD2511F53u * c[0];
 		uint32_t hi1 = __umulhi(0xCD9E8D57u, c[2]), lo1 = 0xCD9E8D57u * c[2];
 		c[0] = hi1 ^ c[1] ^ k0;
-		c[1] = lo1;
 		c[2] = hi0 ^ c[3] ^ k1;
+		c[1] = lo1;
 		c[3] = lo0;
 		k0 += 0x9E3779B9u;
 		k1 += 0xBB67AE85u;
 	}
+}
+
+/* (x >> 9) * 2^-23 + 2^-24: exact, never 0 or 1. */
+__device__ __forceinline__ float unit(uint32_t x) {
+	return (float)(x >> 9) * 0x1p-23f + 0x1p-24f;
+}
+
+__device__ __forceinline__ void normal_pair(float *z, uint32_t a, uint32_t b) {
+	float radius = sqrtf(-2.f * logf(unit(a))), sn, cs;
+	sincosf(6.28318530717958648f * unit(b), &sn, &cs);
+	z[0] = radius * cs;
+	z[1] = radius * sn;
+}
+
+__global__ void noise_kernel(float *y, int64_t n, uint64_t seed, uint64_t chunk, uint32_t step) {
+	int64_t quad = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+	if (quad * 4 >= n)
+		return;
+	uint32_t c[4] = {(uint32_t)quad, step, (uint32_t)chunk, (uint32_t)(chunk >> 32)};
+	float z[4];
+	philox4x32_10(c, (uint32_t)seed, (uint32_t)(seed >> 32));
+	normal_pair(z, c[0], c[1]);
+	normal_pair(z + 2, c[2], c[3]);
+	for (int i = 0; i < 4 && quad * 4 + i < n; i++)
+		y[quad * 4 + i] = z[i];
+}
+
+void cuda_noise(struct backend *be, struct tensor *y, uint64_t seed, int64_t chunk, int step) {
+	int64_t n = tensor_count(y);
+	noise_kernel<<<(unsigned)ceil_div(ceil_div(n, 4), THREADS), THREADS, 0, cuda_of(be)->stream>>>((float *)y->data, n,
+		seed, (uint64_t)chunk, (uint32_t)step);
+	launch_check(be, "noise", y);
 }
