@@ -218,7 +218,7 @@ static struct backend_info gpu_info(const struct backend *be) {
 	const struct cuda_backend *c = (const struct cuda_backend *)be;
 	struct backend_info info = {};
 	size_t total = 0;
-	snprintf(info.name, sizeof info.name, "%s", c->name);
+	snprintf(info.name, sizeof info.name, "%.95s", c->name);
 	snprintf(info.kind, sizeof info.kind, "cuda");
 	cudaMemGetInfo(&info.bytes_free, &total);
 	info.bytes_total = total;

@@ -212,7 +212,7 @@ static const cublasLtMatmulAlgo_t *plan_find(struct backend *be, struct linear *
 		&found, &n);
 	cublasLtMatmulPreferenceDestroy(preference);
 	if (r != CUBLAS_STATUS_SUCCESS || n == 0) {
-		cuda_latch_text(be, -ENOTSUP, "linear", cublasGetStatusString(r));
+		cuda_latch_text(be, -ENOTSUP, "linear", cublasLtGetStatusString(r));
 		return nullptr;
 	}
 	struct plan *c = &l->plan[l->plans < ROWS_CACHED ? l->plans++ : rows % ROWS_CACHED];
@@ -235,7 +235,7 @@ static void multiply(struct backend *be, void *y, cudaDataType_t y_type, const v
 		cublasStatus_t r = cublasLtMatmul(cu->blas, p.desc, &alpha, l->w, p.w, x, p.x, &beta, y, p.y, y, p.y, algo,
 			cu->scratch, WORKSPACE_BYTES, cu->stream);
 		if (r != CUBLAS_STATUS_SUCCESS)
-			cuda_latch_text(be, -EIO, "linear", cublasGetStatusString(r));
+			cuda_latch_text(be, -EIO, "linear", cublasLtGetStatusString(r));
 	}
 	product_drop(&p);
 }

@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Every op on a device against its CPU definition: the same case runs on both,
+ * with the same random numbers, and what it emits is compared. A plain program,
+ * so that it runs on a bare GPU machine: one line a case, exit 77 without a GPU.
+ *
+ *	test_device [cuda[:N]]
+ *
+ * Tolerances: f32 sums of up to K terms in another order differ by about
+ * sqrt(K) * 2^-24 of the largest term; 2e-5 covers K = 9216 with room. bf16
+ * rounds inputs and outputs (2^-9 each): 2e-2 of the largest output. fp8 e4m3
+ * rounds both factors (2^-4 each, averaging out over the sum): 6e-2. */
+#include <errno.h>
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/backend.h"
+#include "tests/support/compare.h"
+
+#define EMIT_MAX (1 << 22) /* floats a case may emit */
+#define HELD_MAX 64
+
+struct run {
+	struct backend *be;
+	const struct ops *ops;
+	enum dtype act; /* of activations */
+	enum precision precision;
+	uint64_t random;
+	void *held[HELD_MAX];
+	int held_count;
+	float *emitted;
+	int64_t emitted_count;
+};
+
+static float uniform(struct run *r) {
+	r->random = r->random * 6364136223846793005u + 1442695040888963407u;
+	return (float)(r->random >> 40) * 0x1p-23f - 1.f;
+}
+
+static void *hold(struct run *r, size_t bytes) {
+	struct error e = {0};
+	void *p = backend_alloc(r->be, bytes, &e);
+	if (!p || r->held_count == HELD_MAX) {
+		fprintf(stderr, "test_device: %s\n", p ? "too many tensors" : e.text);
+		exit(1);
+	}
+	return r->held[r->held_count++] = p;
+}
+
+static struct tensor make(struct run *r, enum dtype d, int rank, const int64_t *dim) {
+	struct tensor t = tensor_make(NULL, d, rank, dim);
+	t.data = hold(r, tensor_bytes(&t));
+	if (d == DTYPE_FP8_E4M3 || d == DTYPE_I8)
+		t.scale = hold(r, (size_t)tensor_row_count(&t) * sizeof(float));
+	return t;
+}
+
+static float *random_host(struct run *r, int64_t n, float scale) {
+	float *f = malloc((size_t)n * sizeof *f);
+	for (int64_t i = 0; i < n; i++)
+		f[i] = scale * uniform(r);
+	return f;
+}
+
+/* A random tensor of a dtype, the same numbers on every backend. */
+static struct tensor filled(
+	struct run *r, enum dtype d, float scale, int rank, const int64_t *dim) {
+	struct tensor t = make(r, d, rank, dim);
+	int64_t n = tensor_count(&t);
+	float *f = random_host(r, n, scale);
+	if (d == DTYPE_F32) {
+		backend_upload(r->be, t.data, f, (size_t)n * sizeof *f);
+	} else {
+		struct tensor plain = make(r, DTYPE_F32, rank, dim);
+		backend_upload(r->be, plain.data, f, (size_t)n * sizeof *f);
+		r->ops->convert(r->be, &t, &plain);
+	}
+	backend_sync(r->be, NULL);
+	free(f);
+	return t;
+}
+
+#define DIMS(...)                                                                                  \
+	(int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) {                   \
+		__VA_ARGS__                                                                        \
+	}
+#define IN(r, ...) filled(r, (r)->act, 1.f, DIMS(__VA_ARGS__))
+#define F32(r, ...) filled(r, DTYPE_F32, 1.f, DIMS(__VA_ARGS__))
+#define OUT(r, ...) make(r, (r)->act, DIMS(__VA_ARGS__))
+
+static void emit(struct run *r, const struct tensor *t) {
+	int64_t n = tensor_count(t);
+	struct tensor plain = *t;
+	if (t->dtype != DTYPE_F32) {
+		plain = make(r, DTYPE_F32, t->rank, t->dim);
+		r->ops->convert(r->be, &plain, t);
+	}
+	if (r->emitted_count + n > EMIT_MAX) {
+		fprintf(stderr, "test_device: a case emits too much\n");
+		exit(1);
+	}
+	backend_download(
+		r->be, r->emitted + r->emitted_count, plain.data, (size_t)n * sizeof(float));
+	r->emitted_count += n;
+}
+
+/* ---- cases ---- */
+static void linear_case(struct run *r, int n, int in, int out, enum activation act, bool bias) {
+	struct error e = {0};
+	float *w = random_host(r, (int64_t)in * out, 2.f / sqrtf((float)in)),
+	      *b = random_host(r, out, 1.f);
+	struct tensor wt = tensor_2d(w, DTYPE_F32, out, in), bt = tensor_1d(b, DTYPE_F32, out);
+	struct linear *l = r->ops->linear_create(r->be, &wt, bias ? &bt : NULL, r->precision, &e);
+	if (!l) {
+		fprintf(stderr, "test_device: %s\n", e.text);
+		exit(1);
+	}
+	struct tensor x = IN(r, n, in), y = OUT(r, n, out), res = F32(r, n, out),
+		      gate = F32(r, n % 3 ? 1 : 3, out);
+	r->ops->linear(r->be, &y, &x, l, act);
+	emit(r, &y);
+	r->ops->linear_residual(r->be, &res, &x, l, &gate);
+	emit(r, &res);
+	r->ops->linear_residual(r->be, &res, &x, l, NULL);
+	emit(r, &res);
+	backend_sync(r->be, NULL);
+	r->ops->linear_destroy(r->be, l);
+	free(w);
+	free(b);
+}
+static void linear_small(struct run *r) {
+	linear_case(r, 6, 64, 48, ACT_NONE, true);
+}
+static void linear_gelu(struct run *r) {
+	linear_case(r, 432, 256, 1024, ACT_GELU_TANH, true);
+}
+static void linear_silu_unbiased(struct run *r) {
+	linear_case(r, 33, 1024, 256, ACT_SILU, false);
+}
+
+static void norms(struct run *r) {
+	struct tensor x = F32(r, 12, 1536), scale = F32(r, 3, 1536), shift = F32(r, 3, 1536),
+		      y = OUT(r, 12, 1536);
+	r->ops->norm_modulate(r->be, &y, &x, &scale, &shift, 1e-6f);
+	emit(r, &y);
+	struct tensor a = IN(r, 5, 256), g = F32(r, 256), b = OUT(r, 5, 256);
+	r->ops->rms_norm(r->be, &b, &a, &g, 1e-6f);
+	emit(r, &b);
+	r->ops->rms_norm(r->be, &a, &a, &g, 1e-6f);
+	emit(r, &a);
+	struct tensor c = IN(r, 2, 3, 5, 96), h = F32(r, 96), d = OUT(r, 2, 3, 5, 96);
+	r->ops->channel_norm(r->be, &d, &c, &h, ACT_SILU);
+	emit(r, &d);
+}
+
+static void pointwise(struct run *r) {
+	struct tensor a = IN(r, 7, 129), g = IN(r, 7, 129), y = OUT(r, 7, 129);
+	r->ops->gated_gelu(r->be, &y, &a, &g);
+	emit(r, &y);
+	r->ops->activate(r->be, &y, &a, ACT_SILU);
+	emit(r, &y);
+	r->ops->activate(r->be, &a, &a, ACT_RELU);
+	emit(r, &a);
+	struct tensor p = F32(r, 6, 40), q = F32(r, 2, 40);
+	r->ops->add_rows(r->be, &p, &p, &q);
+	emit(r, &p);
+	struct tensor table = IN(r, 11, 64), rows = OUT(r, 4, 64),
+		      ids = make(r, DTYPE_I32, DIMS(4));
+	backend_upload(r->be, ids.data, (int32_t[]){10, 0, 3, 3}, 16);
+	r->ops->gather_rows(r->be, &rows, &table, &ids);
+	emit(r, &rows);
+}
+
+struct kv_case {
+	int heads, c, s, block, slots, first, frames;
+};
+static struct kv_store kv_make(struct run *r, struct kv_shape shape) {
+	return (struct kv_store){.shape = shape, .data = hold(r, r->ops->kv_bytes(&shape))};
+}
+static struct rope rope_make(struct run *r, int frames, int s, int c) {
+	int tp = c / 2 - 2 * (c / 6), sp = c / 2 - tp;
+	return (struct rope){.time = F32(r, frames, tp, 2), .space = F32(r, s, sp, 2)};
+}
+static void emit_kv(struct run *r, const struct kv_span *span) {
+	const struct kv_shape *p = &span->store->shape;
+	struct tensor k =
+		make(r, DTYPE_F32, DIMS(span->count * p->frame_tokens, p->heads, p->head_dim));
+	struct tensor v =
+		make(r, DTYPE_F32, DIMS(span->count * p->frame_tokens, p->heads, p->head_dim));
+	r->ops->kv_export(r->be, &k, &v, span);
+	emit(r, &k);
+	emit(r, &v);
+}
+
+/* Writes 6 frames in two goes, wraps, attends densely and over a selection. */
+static void kv_cycle(struct run *r, struct kv_case k, int keep, int keep_frames) {
+	int per = (k.s + k.block - 1) / k.block, d = k.heads * k.c, n = k.frames * k.s,
+	    blocks = k.frames * per;
+	struct kv_shape shape = {k.heads, k.c, k.s, k.block, k.slots, r->act};
+	struct kv_shape sink_shape = shape;
+	sink_shape.frames = 1;
+	struct kv_store ring = kv_make(r, shape), sink = kv_make(r, sink_shape);
+	struct rope rope = rope_make(r, k.frames, k.s, k.c);
+	struct tensor g_q = F32(r, d), g_k = F32(r, d), q = OUT(r, n, k.heads, k.c);
+	struct tensor q_mean = make(r, DTYPE_F32, DIMS(k.heads, blocks, k.c));
+	for (int first = 0; first + k.frames <= k.slots; first += k.frames) {
+		struct tensor qkv = IN(r, n, 3 * d);
+		struct kv_span slot = {&ring, first, k.frames};
+		r->ops->qk_norm_rope_write(
+			r->be, &q, &q_mean, &slot, &qkv, &g_q, &g_k, &rope, 1e-6f);
+		emit(r, &q);
+		emit(r, &q_mean);
+		emit_kv(r, &slot);
+	}
+	r->ops->kv_copy(r->be, &(struct kv_span){&sink, 0, 1}, &(struct kv_span){&ring, 1, 1});
+	r->ops->kv_rotate(r->be, &(struct kv_span){&sink, 0, 1}, -3.5, 10000.);
+	emit_kv(r, &(struct kv_span){&sink, 0, 1});
+	/* What is seen: the sink, the ring from `first` to its end, its start. */
+	struct kv_span spans[3] = {
+		{&sink, 0, 1}, {&ring, k.first, k.slots - k.first}, {&ring, 0, k.first}};
+	int n_spans = k.first ? 3 : 2;
+	struct tensor y = OUT(r, n, d);
+	r->ops->attention(r->be, &y, &q, spans, n_spans, NULL);
+	emit(r, &y);
+	struct block_list list = {.heads = k.heads, .query_blocks = blocks, .kept = keep};
+	int64_t entries = (int64_t)k.heads * blocks * keep;
+	list.index = hold(r, (size_t)entries * sizeof *list.index);
+	struct select_args args = {.current_frames = k.frames,
+		.keep = keep,
+		.keep_frames = keep_frames,
+		.keep_sink = 1,
+		.keep_near = 1};
+	r->ops->select_blocks(r->be, &list, &q_mean, spans, n_spans, &args);
+	int32_t *index = malloc((size_t)entries * sizeof *index);
+	backend_download(r->be, index, list.index, (size_t)entries * sizeof *index);
+	/* bf16 means may order near-ties otherwise: only f32 lists must agree. Their
+	 * indices count as numbers: one wrong entry is an error of at least 1 / blocks. */
+	for (int64_t i = 0; r->act == DTYPE_F32 && i < entries; i++)
+		r->emitted[r->emitted_count++] = (float)index[i];
+	/* The same list on both sides for the sparse attention: every third block. */
+	int all = (1 + k.slots) * per;
+	for (int64_t i = 0; i < entries; i++)
+		index[i] = (int32_t)((i % keep) * (all / keep) + (i / keep) % (all / keep));
+	backend_upload(r->be, list.index, index, (size_t)entries * sizeof *index);
+	backend_sync(r->be, NULL);
+	free(index);
+	r->ops->attention(r->be, &y, &q, spans, n_spans, &list);
+	emit(r, &y);
+}
+static void kv_ragged(struct run *r) {
+	kv_cycle(r, (struct kv_case){2, 64, 26, 8, 6, 4, 2}, 5, 3);
+}
+static void kv_demo(struct run *r) {
+	kv_cycle(r, (struct kv_case){4, 64, 144, 16, 9, 3, 3}, 18, 6);
+}
+static void kv_wide(struct run *r) {
+	kv_cycle(r, (struct kv_case){2, 128, 130, 64, 6, 0, 3}, 4, 0);
+}
+static void kv_narrow(struct run *r) {
+	kv_cycle(r, (struct kv_case){3, 16, 24, 8, 6, 2, 2}, 4, 3);
+}
+
+static void text_attention(struct run *r) {
+	struct sdpa_args cross = {.scale = 1.f / 8, .last_repeats = 50};
+	struct tensor q = IN(r, 100, 256), k = IN(r, 15, 256), v = IN(r, 15, 256),
+		      y = OUT(r, 100, 256);
+	r->ops->sdpa(r->be, &y, &q, &k, &v, 4, &cross);
+	emit(r, &y);
+	struct tensor bias = F32(r, 4, 11);
+	struct sdpa_args t5 = {.scale = 1.f, .bias = &bias};
+	struct tensor a = IN(r, 15, 256), b = OUT(r, 15, 256);
+	r->ops->sdpa(r->be, &b, &a, &k, &v, 4, &t5);
+	emit(r, &b);
+	struct tensor one = IN(r, 70, 96), out = OUT(r, 70, 96);
+	r->ops->sdpa(r->be, &out, &one, &one, &one, 1, &(struct sdpa_args){.scale = 0.1f});
+	emit(r, &out);
+}
+
+static void conv_case(
+	struct run *r, struct conv_spec s, int f, int h, int w, bool history, bool skip) {
+	struct error e = {0};
+	int64_t taps = (int64_t)s.kt * s.kh * s.kw * s.in;
+	float *weight = random_host(r, s.phases * s.out * taps, 2.f / sqrtf((float)taps));
+	float *bias = random_host(r, s.phases * s.out, 1.f);
+	struct tensor wt =
+		tensor_make(weight, DTYPE_F32, DIMS(s.phases, s.out, s.kt, s.kh, s.kw, s.in));
+	struct tensor bt = tensor_2d(bias, DTYPE_F32, s.phases, s.out);
+	struct conv *c = r->ops->conv_create(
+		r->be, &s, &wt, &bt, r->act == DTYPE_F32 ? PRECISION_F32 : PRECISION_BF16, &e);
+	if (!c) {
+		fprintf(stderr, "test_device: %s\n", e.text);
+		exit(1);
+	}
+	int oh = (h * s.upsample + s.pad_top + s.pad_bottom - s.kh) / s.stride + 1;
+	int ow = (w * s.upsample + s.pad_left + s.pad_right - s.kw) / s.stride + 1,
+	    of = s.phases * ((f + s.stride_t - 1) / s.stride_t);
+	struct tensor x = IN(r, f, h, w, s.in), past = IN(r, s.kt > 1 ? s.kt - 1 : 1, h, w, s.in);
+	struct tensor y = OUT(r, of, oh, ow, s.out), add = IN(r, of, oh, ow, s.out);
+	r->ops->conv(r->be, &y, &x, history ? &past : NULL, c, skip ? &add : NULL);
+	emit(r, &y);
+	backend_sync(r->be, NULL);
+	r->ops->conv_destroy(r->be, c);
+	free(weight);
+	free(bias);
+}
+/* An odd k x k kernel that keeps the size. */
+static struct conv_spec same(
+	int in, int out, int kt, int k, int phases, int upsample, enum activation act) {
+	return (struct conv_spec){
+		in, out, kt, k, k, 1, 1, k / 2, k / 2, k / 2, k / 2, phases, upsample, act};
+}
+static void convolutions(struct run *r) {
+	conv_case(r, same(16, 112, 1, 3, 1, 1, ACT_RELU), 2, 18, 32, false, false);
+	conv_case(r, same(24, 24, 2, 3, 1, 1, ACT_RELU), 4, 9, 13, true, true);
+	conv_case(r, same(32, 64, 1, 1, 2, 1, ACT_NONE), 3, 6, 5, false, false);
+	conv_case(r, same(64, 24, 1, 3, 1, 2, ACT_NONE), 2, 9, 16, false, false);
+	conv_case(r, same(16, 3, 1, 3, 1, 1, ACT_NONE), 1, 8, 8, false, false);
+	conv_case(r, same(8, 16, 3, 3, 1, 1, ACT_NONE), 4, 5, 7, true, false);
+	conv_case(r, same(16, 32, 3, 1, 2, 1, ACT_NONE), 3, 4, 6, true, false);
+	conv_case(r, same(3, 8, 1, 3, 1, 1, ACT_SILU), 2, 6, 6, false, false);
+	struct conv_spec down = same(16, 16, 1, 3, 1, 1, ACT_NONE);
+	down.stride = 2;
+	down.pad_top = down.pad_left = 0;
+	conv_case(r, down, 2, 8, 10, false, false);
+}
+
+static void latents(struct run *r) {
+	struct tensor x = F32(r, 3, 16, 8, 12), tokens = OUT(r, 3 * 24, 64),
+		      flow = F32(r, 3 * 24, 64);
+	r->ops->patchify(r->be, &tokens, &x, 2, 2);
+	emit(r, &tokens);
+	struct tensor back = make(r, DTYPE_F32, DIMS(3, 16, 8, 12)),
+		      x0 = make(r, DTYPE_F32, DIMS(3, 16, 8, 12));
+	struct tensor next = make(r, DTYPE_F32, DIMS(3, 16, 8, 12)), noise = F32(r, 3, 16, 8, 12);
+	r->ops->unpatchify(r->be, &back, &flow, 2, 2);
+	emit(r, &back);
+	r->ops->denoise(r->be, &x0, &next, &x, &back, &noise, (float[]){0.9375f, 0.8333f});
+	emit(r, &x0);
+	emit(r, &next);
+	r->ops->denoise(r->be, &x0, NULL, &x, &back, NULL, (float[]){0.625f, 0.f});
+	emit(r, &x0);
+	struct tensor z = make(r, DTYPE_F32, DIMS(1003));
+	r->ops->noise(r->be, &z, 0x123456789abcdefull, 5000000000, 3);
+	emit(r, &z);
+	struct tensor mean = F32(r, 16), std = F32(r, 16), image = OUT(r, 3, 8, 12, 16),
+		      again = make(r, DTYPE_F32, DIMS(3, 16, 8, 12));
+	r->ops->latent_to_image(r->be, &image, &x, &mean, &std, 3.f);
+	emit(r, &image);
+	r->ops->latent_to_image(r->be, &image, &x, NULL, NULL, 0.f);
+	r->ops->image_to_latent(r->be, &again, &image, &mean, &std);
+	emit(r, &again);
+}
+
+/* Bytes as numbers: one step of 255 is 4e-3 of the peak, allowed for rounding. */
+static void color(struct run *r) {
+	struct tensor rgb = IN(r, 2, 6, 8, 3), yuv = make(r, DTYPE_U8, DIMS(2, 72));
+	uint8_t bytes[144];
+	r->ops->rgb_to_i420(r->be, &yuv, &rgb, 0.5f, 0.5f);
+	backend_download(r->be, bytes, yuv.data, sizeof bytes);
+	for (size_t i = 0; i < sizeof bytes; i++)
+		r->emitted[r->emitted_count++] = (float)bytes[i];
+}
+
+static const struct {
+	const char *name;
+	void (*run)(struct run *r);
+	double f32, bf16, fp8; /* tolerances; 0: the mode is not run */
+} cases[] = {
+	{"linear 6x64x48", linear_small, 2e-5, 2e-2, 6e-2},
+	{"linear 432x256x1024 gelu", linear_gelu, 2e-5, 2e-2, 6e-2},
+	{"linear 33x1024x256 silu", linear_silu_unbiased, 2e-5, 2e-2, 6e-2},
+	{"norms", norms, 2e-5, 2e-2, 0},
+	{"pointwise", pointwise, 2e-5, 2e-2, 0},
+	{"kv and attention, ragged", kv_ragged, 2e-5, 2e-2, 0},
+	{"kv and attention, demo size", kv_demo, 2e-5, 2e-2, 0},
+	{"kv and attention, 128 wide", kv_wide, 2e-5, 2e-2, 0},
+	{"kv and attention, 16 wide", kv_narrow, 2e-5, 2e-2, 0},
+	{"text and plain attention", text_attention, 2e-5, 2e-2, 0},
+	{"convolutions", convolutions, 2e-5, 2e-2, 0},
+	{"latents, sampler, noise", latents, 2e-5, 2e-2, 0},
+	{"rgb to i420", color, 5e-3, 1.3e-2, 0},
+};
+
+static void run_case(struct run *r, void (*body)(struct run *), struct error *e) {
+	r->random = 42;
+	r->emitted_count = 0;
+	body(r);
+	backend_sync(r->be, e);
+	while (r->held_count)
+		backend_free(r->be, r->held[--r->held_count]);
+}
+
+static int check(struct run *cpu, struct run *gpu, size_t i, const char *mode, double tolerance) {
+	struct error e = {0};
+	run_case(cpu, cases[i].run, &e);
+	run_case(gpu, cases[i].run, &e);
+	double worst = e.code || cpu->emitted_count != gpu->emitted_count || gpu->emitted_count == 0
+			       ? INFINITY
+			       : compare_max(gpu->emitted, cpu->emitted, cpu->emitted_count);
+	bool ok = worst <= tolerance;
+	printf("%-30s %-5s %.3e of %.0e %s%s%s\n", cases[i].name, mode, worst, tolerance,
+		ok ? "ok" : "FAIL", e.code ? ": " : "", e.text);
+	backend_clear(gpu->be);
+	return ok ? 0 : 1;
+}
+
+int main(int argc, char **argv) {
+	struct error e = {0};
+	struct run cpu = {.act = DTYPE_F32, .precision = PRECISION_F32}, gpu = cpu;
+	gpu.be = backend_create(&(struct backend_config){.spec = argc > 1 ? argv[1] : "cuda"}, &e);
+	if (!gpu.be) {
+		printf("skipped: %s\n", e.text);
+		return e.code == -ENODEV ? 77 : 1;
+	}
+	cpu.be = backend_create(&(struct backend_config){.spec = "cpu"}, &e);
+	if (!cpu.be) {
+		fprintf(stderr, "test_device: %s\n", e.text);
+		return 1;
+	}
+	cpu.ops = backend_ops(cpu.be), gpu.ops = backend_ops(gpu.be);
+	cpu.emitted = malloc(EMIT_MAX * sizeof(float)),
+	gpu.emitted = malloc(EMIT_MAX * sizeof(float));
+	int failed = 0, ran = 0;
+	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		gpu.act = DTYPE_F32, gpu.precision = PRECISION_F32;
+		failed += check(&cpu, &gpu, i, "f32", cases[i].f32);
+		gpu.act = DTYPE_BF16, gpu.precision = PRECISION_BF16;
+		if (cases[i].bf16 > 0)
+			failed += check(&cpu, &gpu, i, "bf16", cases[i].bf16);
+		gpu.precision = PRECISION_FP8;
+		if (cases[i].fp8 > 0)
+			failed += check(&cpu, &gpu, i, "fp8", cases[i].fp8);
+		ran++;
+	}
+	printf("%d cases, %d failed on %s\n", ran, failed, backend_info(gpu.be).name);
+	free(cpu.emitted);
+	free(gpu.emitted);
+	backend_destroy(cpu.be);
+	backend_destroy(gpu.be);
+	return failed ? 1 : 0;
+}
