@@ -13,6 +13,8 @@ static const struct {
 	int (*check)(struct golden *g, struct error *e);
 } kinds[] = {
 	{"umT5 encoder", golden_check_text},
+	{"TAEHV decoder", golden_check_taehv},
+	{"Wan 2.1 causal 3-D VAE", golden_check_wan_vae},
 };
 
 static int kind_run(struct golden *g, struct error *e) {
