@@ -48,6 +48,8 @@ static uint32_t float_to_small(float x, int exponent, int mantissa, bool ieee) {
 	uint32_t largest = ieee ? top : (top | ((1u << mantissa) - 1)) - 1;
 	if (isnan(x))
 		return sign | (ieee ? top | 1u << (mantissa - 1) : largest + 1);
+	if (x == 0)
+		return sign;
 	int e;
 	frexpf(x, &e); /* x = [.5, 1) * 2^e */
 	int unit = (e - 1 < 1 - bias ? 1 - bias : e - 1) - mantissa; /* exponent of the last bit */
