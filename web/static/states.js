@@ -66,7 +66,7 @@ const WORDS = {
 	loading: loading_words,
 	queued: (s) => ({
 		where: 'full', title: `You are ${ordinal(s.queue_position || 1)} in line`,
-		lines: ['All places are busy. This page starts by itself when one opens.', `Your prompt and seed {${s.seed}} are kept.`],
+		lines: ['All places are busy. This page starts by itself when one opens.', s.seed === undefined ? 'Your prompt is kept.' : `Your prompt and seed {${s.seed}} are kept.`],
 		places: s.queue_position || 1,
 	}),
 	late: (s) => ({
