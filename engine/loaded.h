@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A model in device memory, and the slots set aside at load in which generators
+ * live. Nothing is allocated on the device afterwards. Private to the model
+ * implementation: loaded.c makes it, slot.c lays out slots, generator.c runs.
+ * Thread: the backend's, save for what is constant. */
+#ifndef ENGINE_LOADED_H
+#define ENGINE_LOADED_H
+#include "engine/decoder.h"
+#include "engine/dit.h"
+#include "engine/frames.h"
+#include "engine/impl.h"
+#include "engine/prompts.h"
+#include "engine/sampler.h"
+
+/* The memory of one generator. */
+struct slot {
+	bool used;
+	struct arena *arena;
+	struct kvcache *cache;
+	struct dit_text *text;
+	struct dit_stream *stream;
+	struct sampler *sampler;
+	struct decoder_state *decoder;
+	struct frame_pool *pool;
+	/* Clean latents, for rereading the memory under another prompt. */
+	struct tensor sink; /* [sink rounded up to chunks, C, h, w] f32 */
+	struct tensor recent; /* [window rounded up, C, h, w] f32; frame f in row f mod rows */
+	struct tensor reread; /* [pass_frames, C, h, w] f32: those of a recache pass, in order */
+	struct tensor rgb; /* [stride_t, H, W, 3] f32: pictures of one latent frame */
+	struct tensor yuv; /* [stride_t, H * W * 3 / 2] u8 */
+};
+
+struct loaded {
+	struct engine base;
+	struct backend *be;
+	struct model *m;
+	enum precision precision;
+	struct weights *dit_weights, *text_weights, *decoder_weights;
+	struct arena *arena; /* small weights */
+	struct arena *scratch; /* shared by all: one works at a time */
+	struct tokenizer *tokenizer;
+	struct text_encoder *encoder;
+	struct prompts *prompts;
+	struct dit *dit;
+	struct decoder *decoder;
+	struct sparsity *sparsity;
+	int pass_frames; /* most latent frames of one pass */
+	int frames_max; /* pictures of a slot's pool */
+	size_t weights_bytes;
+	bool broken;
+	void (*log)(void *ctx, enum log_level level, const char *line);
+	void *log_ctx;
+	int slots;
+	struct slot *slot;
+};
+
+/* Lays a slot out in s->arena, which may be measuring (then no pool is made). */
+int slot_build(struct loaded *l, struct slot *s, struct error *e);
+void slot_drop(struct slot *s);
+/* Carves from `scratch` the most that any step of a generator will. */
+int slot_measure_scratch(struct loaded *l, struct slot *s, struct arena *scratch, struct error *e);
+void loaded_log(const struct loaded *l, enum log_level level, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* Rows of engine_impl_model; see impl.h. */
+struct generator *live_create(struct engine *en, uint64_t seed, struct error *e);
+void live_destroy(struct generator *g);
+int live_prompt(struct generator *g, const struct prompt_change *p, struct error *e);
+int live_reset(struct generator *g, uint64_t seed, struct error *e);
+void live_resume_at(struct generator *g, int64_t chunk, int64_t index);
+bool live_boundary(const struct generator *g);
+int64_t live_chunk(const struct generator *g);
+int live_chunk_frames(const struct generator *g);
+int live_step(struct generator *g, enum progress *p, struct error *e);
+int live_frames(struct generator *g, struct frame **out, int max);
+struct chunk_info live_chunk_info(const struct generator *g);
+#endif
