@@ -223,7 +223,7 @@ static int plan_check(const struct loaded *l, const struct plan *p, size_t limit
 }
 
 static int slots_create(struct loaded *l, const struct engine_config *c, struct error *e) {
-	struct plan p;
+	struct plan p = {0};
 	int r = plan_measure(l, &p, e);
 	if (r == 0)
 		r = plan_check(l, &p, c->memory_max_bytes, e);
