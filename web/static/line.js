@@ -76,7 +76,7 @@ export class Line
 		this.field.value = draft ?? text;
 		if (draft)
 			this.untouched = false;
-		this.draw();
+		this.#caret();
 	}
 
 	send(mode_name)

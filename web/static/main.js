@@ -220,7 +220,7 @@ start_keys({
 	},
 });
 
-store.on(['prompts', 'has_picture'], () => {
+store.on(['prompts', 'has_picture', 'session_state'], () => {
 	store.set({ prompt_count: session.prompts.list.filter((prompt) => ['seen', 'past'].includes(prompt.state)).length });
 	const words = session.prompts.shown?.text;
 	document.title = `${store.get('session_state') === 'paused' ? '‖ ' : ''}${words ? `${words} · ` : ''}lightforced`;

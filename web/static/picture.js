@@ -144,6 +144,7 @@ export function start_picture({ store, session, act, copy })
 			return;
 		root.style.setProperty('--aspect', `${config.width} / ${config.height}`);
 		root.style.setProperty('--ratio', String(config.width / config.height));
+		root.style.setProperty('--native', `${config.width / devicePixelRatio}px`);
 	});
 	return {
 		shown: (frame) => draw_metronome(by_id('metro'), frame),

@@ -101,6 +101,9 @@ export class Session
 		const { store } = this;
 		if (state.prompts)
 			this.prompts.restore(state.prompts);
+		// Nothing is late before it had the time to be made.
+		if (state.state === 'running' && store.get('session_state') !== 'running')
+			this.runs_dry_ms = page_now_ms();
 		const known = {
 			session_state: state.state, reason: state.reason ?? '', problem: state.problem, seed: state.seed, queue_position: state.queue_position,
 			name: state.labels?.name ?? state.labels?.show ?? (store.get('name') || state.id), viewers: state.viewers,
@@ -178,8 +181,10 @@ export class Session
 		const seen = this.prompts.seen(frame, shown_ms, this.screen_at);
 		this.store.set({ has_picture: true, chunk: frame.chunk, media_ms: frame.pts_us / 1000 });
 		this.on.shown(report);
-		if (turned)
+		if (turned) {
 			this.on.seen(seen, frame);
+			this.store.touch('prompts');
+		}
 		this.#moved(seen);
 		if (frame.last)
 			this.#report(report);
