@@ -181,6 +181,8 @@ const tests = {
 	'chips: a turn replaces the turn before'() {
 		equal(with_turn('a kite, at night.', 'in the rain', ['at night', 'in the rain']), 'a kite, in the rain');
 		equal(with_turn('a kite', 'at night', ['at night']), 'a kite, at night');
+		const slots = [{ name: 'time', words: ['at dawn', 'at night'] }];
+		equal(with_turn('a kite at dawn in fog', 'at night', ['at night'], slots), 'a kite at night in fog', 'in its slot');
 	},
 	'clock: no buffer on loopback, first frame at once'() {
 		equal(play(new PlayoutClock({ loopback: true }), [1000]), [1000]);

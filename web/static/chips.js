@@ -7,9 +7,19 @@ import { by_id, element, icon, redraw } from './dom.js';
 const MOST = { sentences: 4, turns: 6, words: 6 };
 const pick = (list) => list[Math.floor(Math.random() * list.length)];
 
-// The line with one more turn at its end; a turn that is already there is replaced, not stacked.
-export function with_turn(text, turn, turns)
+// The line with a turn: where the line already has words of the same slot ("at dawn" for "at night"), they
+// are replaced; else the turn goes to the end, in place of one that stands there.
+export function with_turn(text, turn, turns, slots = [])
 {
+	const folded = text.toLocaleLowerCase();
+	const same = (word) => word.toLocaleLowerCase() === turn.toLocaleLowerCase();
+	const slot = slots.find(({ words }) => words.some(same));
+	const rivals = [...(slot?.words ?? [])].sort((a, b) => b.length - a.length);
+	for (const word of rivals) {
+		const at = folded.lastIndexOf(word.toLocaleLowerCase());
+		if (at >= 0)
+			return text.slice(0, at) + turn + text.slice(at + word.length);
+	}
 	let head = text.trim().replace(/[.,;\s]+$/, '');
 	for (const old of turns)
 		if (head.toLocaleLowerCase().endsWith(`, ${old.toLocaleLowerCase()}`))
@@ -28,11 +38,11 @@ export function start_chips({ store, line, modes })
 		onclick: (event) => { apply(!event.altKey); draw(); },
 	});
 
-	const plain = ({ sentences = [], turns = [] }) => {
+	const plain = ({ sentences = [], turns = [], slots = [] }) => {
 		const put = (text) => (send) => { line.fill(text); if (send) line.send(); };
 		if (!line.text.trim() || !turns.length)
 			return sentences.slice(0, MOST.sentences).map((text) => chip(text, put(text)));
-		return turns.slice(0, MOST.turns).map((turn) => chip(turn, (send) => put(with_turn(line.text, turn, turns))(send)));
+		return turns.slice(0, MOST.turns).map((turn) => chip(turn, (send) => put(with_turn(line.text, turn, turns, slots))(send)));
 	};
 
 	const others = (slot) => [

@@ -72,7 +72,7 @@ export class Prompts
 				continue;
 			const prompt = this.#add({
 				id: entry.id, event_id: entry.event_id, text: entry.text, mode: entry.transition?.mode ?? 'switch',
-				chunk: entry.applies_at_chunk ?? entry.chunk, state: entry.state === 'scheduled' ? 'accepted' : 'past', mine: false,
+				chunk: entry.applies_at_chunk ?? entry.chunk, state: entry.state === 'applied' ? 'past' : 'accepted', mine: false,
 			});
 			this.#number(prompt, entry.revision);
 		}
