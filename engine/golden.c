@@ -15,6 +15,9 @@ static const struct {
 	{"umT5 encoder", golden_check_text},
 	{"TAEHV decoder", golden_check_taehv},
 	{"Wan 2.1 causal 3-D VAE", golden_check_wan_vae},
+	{"causal DiT", golden_check_dit},
+	{"Light Forcing CAG + HSA", golden_check_hsa},
+	{"demo model rollout", golden_check_rollout},
 };
 
 static int kind_run(struct golden *g, struct error *e) {

@@ -51,6 +51,7 @@ float *golden_f32(const struct golden *g, const char *name, struct tensor *shape
 int golden_check_text(struct golden *g, struct error *e); /* "umT5 encoder" */
 int golden_check_taehv(struct golden *g, struct error *e); /* "TAEHV decoder" */
 int golden_check_wan_vae(struct golden *g, struct error *e); /* "Wan 2.1 causal 3-D VAE" */
-int golden_check_dit(struct golden *g, struct error *e);     /* "causal DiT" */
-int golden_check_hsa(struct golden *g, struct error *e);     /* "Light Forcing CAG + HSA" */
+int golden_check_dit(struct golden *g, struct error *e); /* "causal DiT" */
+int golden_check_hsa(struct golden *g, struct error *e); /* "Light Forcing CAG + HSA" */
+int golden_check_rollout(struct golden *g, struct error *e); /* "demo model rollout" */
 #endif

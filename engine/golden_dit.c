@@ -14,14 +14,7 @@
 
 #define SCHEDULE_ENTRIES 1000
 #define NAME_BYTES 64
-
-static int number(const struct golden *g, const char *key, double *out, struct error *e) {
-	const json_t *v = weights_metadata(g->file, key);
-	if (!json_is_number(v))
-		return error_set(e, -EINVAL, "%s: metadata \"%s\" must be a number", g->path, key);
-	*out = json_number_value(v);
-	return 0;
-}
+#define SIZE_MAX_OF_A_FILE 65536
 
 /* The model that the file describes, and its length. */
 struct subject {
@@ -32,49 +25,43 @@ struct subject {
 
 static int metadata_read(const struct golden *g, struct subject *s, struct error *e) {
 	struct model *m = &s->m;
-	double window, eps;
+	int window;
+	double eps;
 	const struct {
 		const char *key;
-		int *to;
+		int *to, min;
 	} ints[] = {
-		{"dim", &m->dit.dim},
-		{"ffn_dim", &m->dit.ffn_dim},
-		{"num_heads", &m->dit.heads},
-		{"num_layers", &m->dit.layers},
-		{"text_dim", &m->dit.text_dim},
-		{"text_len", &m->dit.text_len},
-		{"freq_dim", &m->dit.freq_dim},
-		{"latent_h", &m->height},
-		{"latent_w", &m->width},
-		{"frames_per_chunk", &m->chunk_frames},
-		{"sink_frames", &m->cache.sink_frames},
-		{"chunks", &s->chunks},
+		{"dim", &m->dit.dim, 1},
+		{"ffn_dim", &m->dit.ffn_dim, 1},
+		{"num_heads", &m->dit.heads, 1},
+		{"num_layers", &m->dit.layers, 1},
+		{"text_dim", &m->dit.text_dim, 1},
+		{"text_len", &m->dit.text_len, 1},
+		{"freq_dim", &m->dit.freq_dim, 2},
+		{"latent_h", &m->height, 1},
+		{"latent_w", &m->width, 1},
+		{"frames_per_chunk", &m->chunk_frames, 1},
+		{"sink_frames", &m->cache.sink_frames, 0},
+		{"chunks", &s->chunks, 1},
 	};
 	for (size_t i = 0; i < sizeof ints / sizeof ints[0]; i++) {
-		double v;
-		int r = number(g, ints[i].key, &v, e);
+		int r = golden_int(g, ints[i].key, ints[i].min, SIZE_MAX_OF_A_FILE, ints[i].to, e);
 		if (r < 0)
 			return r;
-		if (v < 0 || v > 65536 || v != floor(v))
-			return error_set(
-				e, -EINVAL, "%s: metadata \"%s\" is %g", g->path, ints[i].key, v);
-		*ints[i].to = (int)v;
 	}
-	if (m->dit.heads < 1 || m->chunk_frames < 1 || s->chunks < 1 || m->dit.freq_dim < 2)
-		return error_set(e, -EINVAL, "%s: metadata has a size of 0", g->path);
-	int r = number(g, "local_attn_frames", &window, e);
+	int r = golden_int(g, "local_attn_frames", -1, SIZE_MAX_OF_A_FILE, &window, e);
 	if (r == 0)
-		r = number(g, "context_noise", &m->context_noise, e);
+		r = golden_double(g, "context_noise", 0, 1000, &m->context_noise, e);
 	if (r == 0)
-		r = number(g, "shift", &s->shift, e);
+		r = golden_double(g, "shift", .01, 100, &s->shift, e);
 	if (r == 0)
-		r = number(g, "eps", &eps, e);
+		r = golden_double(g, "eps", 0, 1, &eps, e);
 	if (r < 0)
 		return r;
 	m->dit.eps = (float)eps;
 	m->dit.theta = 10000;
 	m->stride_s = 1;
-	m->cache.window_frames = window < 0 ? s->chunks * m->chunk_frames : (int)window;
+	m->cache.window_frames = window < 0 ? s->chunks * m->chunk_frames : window;
 	snprintf(m->sparsity.policy, sizeof m->sparsity.policy, "dense");
 	m->sparsity.block = 64;
 	return 0;
