@@ -34,17 +34,27 @@ static uint32_t order_key(float x) {
 	return bits ? bits : 1;
 }
 
+#define VD_LANES (VF_LANES / 2)
+
+static vd dot_step(const double *q, const float *k) {
+	vd a;
+	vf_half b;
+	memcpy(&a, q, sizeof a);
+	memcpy(&b, k, sizeof b);
+	return a * __builtin_convertvector(b, vd);
+}
+
 static float dot(const double *q, const float *k, int64_t c) {
-	vd acc = {0};
+	vd even = {0}, odd = {0};
 	int64_t i = 0;
-	for (; i + VF_LANES <= c; i += VF_LANES) {
-		vd a;
-		memcpy(&a, q + i, sizeof a);
-		acc += a * __builtin_convertvector(vf_load(k + i), vd);
+	for (; i + 2 * VD_LANES <= c; i += 2 * VD_LANES) {
+		even += dot_step(q + i, k + i);
+		odd += dot_step(q + i + VD_LANES, k + i + VD_LANES);
 	}
 	double sum = 0;
-	for (int l = 0; l < VF_LANES; l++)
-		sum += acc[l];
+	even += odd;
+	for (int l = 0; l < VD_LANES; l++)
+		sum += even[l];
 	for (; i < c; i++)
 		sum += q[i] * (double)k[i];
 	return (float)sum;

@@ -19,8 +19,8 @@
 /* Vector types have no other spelling, hence these typedefs. */
 typedef float vf __attribute__((vector_size(VF_LANES * 4)));
 typedef int32_t vi __attribute__((vector_size(VF_LANES * 4)));
-typedef double vd
-	__attribute__((vector_size(VF_LANES * 8))); /* as many lanes as vf: two registers */
+typedef double vd __attribute__((vector_size(VF_LANES * 4))); /* half as many lanes */
+typedef float vf_half __attribute__((vector_size(VF_LANES * 2))); /* what fits into a vd */
 
 static inline vf vf_load(const float *p) {
 	vf v;
