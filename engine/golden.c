@@ -13,6 +13,8 @@ static const struct {
 	int (*check)(struct golden *g, struct error *e);
 } kinds[] = {
 	{"umT5 encoder", golden_check_text},
+	{"causal DiT", golden_check_dit},
+	{"Light Forcing CAG + HSA", golden_check_hsa},
 	{"TAEHV decoder", golden_check_taehv},
 	{"Wan 2.1 causal 3-D VAE", golden_check_wan_vae},
 	{"causal DiT", golden_check_dit},
