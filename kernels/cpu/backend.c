@@ -103,8 +103,54 @@ bool cpu_check(
 	return ok;
 }
 
+bool cpu_scratch_reserve(struct backend *be, size_t bytes) {
+	struct cpu_backend *c = cpu_of(be);
+	if (bytes <= c->scratch_bytes)
+		return true;
+	for (int i = 0; i < pool_threads(c->pool); i++) {
+		struct error e = {0};
+		cpu_free(be, c->scratch[i]);
+		c->scratch_bytes = 0;
+		c->scratch[i] = cpu_alloc(be, bytes, &e);
+		if (!c->scratch[i]) {
+			backend_fail(be, e.code, "scratch: %s", e.text);
+			return false;
+		}
+	}
+	c->scratch_bytes = bytes;
+	return true;
+}
+
+void *cpu_scratch(const struct cpu_backend *c, int worker) {
+	return c->scratch[worker];
+}
+
+int cpu_precision(struct backend *be, enum precision *p, struct error *e) {
+	const struct cpu_backend *c = cpu_of(be);
+	static const struct {
+		const char *name, *needs;
+	} known[] = {
+		[PRECISION_F32] = {"f32", ""},
+		[PRECISION_BF16] = {"bf16", "AVX-512 BF16 or AMX"},
+		[PRECISION_FP8] = {"fp8", "a GPU"},
+		[PRECISION_INT8] = {"int8", "AVX-512 VNNI or AMX"},
+	};
+	if (*p == PRECISION_AUTO)
+		*p = c->dense->has(c->dense_context, PRECISION_BF16) ? PRECISION_BF16
+								     : PRECISION_F32;
+	if (c->dense->has(c->dense_context, *p))
+		return 0;
+	return error_set(e, -ENOTSUP, "precision %s needs %s, this is %s with %s: use f32 or auto",
+		known[*p].name, known[*p].needs, c->name, c->dense->name);
+}
+
 static void cpu_destroy(struct backend *be) {
 	struct cpu_backend *c = cpu_of(be);
+	for (int i = 0; c->scratch && i < pool_threads(c->pool); i++)
+		cpu_free(be, c->scratch[i]);
+	free(c->scratch);
+	if (c->dense)
+		c->dense->close(c->dense_context);
 	pool_destroy(c->pool);
 	free(c);
 }
@@ -115,7 +161,8 @@ static struct backend_info cpu_info(const struct backend *be) {
 		.kind = "cpu",
 		.bytes_total = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE),
 		.bytes_free = bytes_available(),
-		.precision = PRECISION_F32,
+		.precision = c->dense->has(c->dense_context, PRECISION_BF16) ? PRECISION_BF16
+									     : PRECISION_F32,
 		.activation = DTYPE_F32,
 		.kv = DTYPE_F32,
 	};
@@ -202,6 +249,20 @@ static const char *isa_title(const struct cpu_features *f) {
 	return f->avx512_bf16 ? "AVX-512 BF16" : title[f->isa];
 }
 
+/* The library may know of a lower limit on instruction sets: it goes first. */
+static int open_dense(struct cpu_backend *c, struct error *e) {
+	int threads = pool_threads(c->pool);
+	c->scratch = calloc((size_t)threads, sizeof *c->scratch);
+	if (!c->scratch)
+		return error_set(e, -ENOMEM, "cpu: no memory");
+	c->dense = dense_library_find(c->features.isa, e);
+	c->dense_context = c->dense ? c->dense->open(&c->features, threads, e) : NULL;
+	if (!c->dense_context)
+		return -EIO;
+	c->rows = row_kernels_find(c->features.isa);
+	return 0;
+}
+
 struct backend *cpu_backend_create(
 	const struct backend_config *config, int device, struct error *e) {
 	(void)device;
@@ -212,8 +273,8 @@ struct backend *cpu_backend_create(
 	}
 	c->base.driver = &driver;
 	if (cpu_features_detect(&c->features, e) < 0 ||
-		!(c->pool = pool_create(config->threads, e))) {
-		free(c);
+		!(c->pool = pool_create(config->threads, e)) || open_dense(c, e) < 0) {
+		cpu_destroy(&c->base);
 		return NULL;
 	}
 	cpu_isa_fill_ops(c->features.isa, &c->base.ops);

@@ -6,8 +6,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include "kernels/backend_impl.h"
+#include "kernels/cpu/dense.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/pool.h"
+#include "kernels/cpu/rows.h"
 
 struct cpu_backend {
 	struct backend base; /* first */
@@ -16,6 +18,12 @@ struct cpu_backend {
 	size_t allocated; /* bytes held now */
 	uint64_t marks;
 	char name[96];
+	/* Multiplication, and what happens to rows around it. */
+	const struct dense_library *dense;
+	struct dense_context *dense_context;
+	const struct row_kernels *rows;
+	void **scratch; /* [threads], each of scratch_bytes */
+	size_t scratch_bytes; /* grows to the most that an op has asked for */
 };
 
 struct cpu_backend *cpu_of(struct backend *be);
@@ -27,6 +35,13 @@ void *cpu_alloc(struct backend *be, size_t bytes, struct error *e);
 void cpu_free(struct backend *be, void *p);
 /* Memory that a library holds for us: keeps the count honest. */
 void cpu_account(struct backend *be, ptrdiff_t bytes);
+
+/* Turns AUTO into the fastest precision of this CPU; -ENOTSUP and *e for one it
+ * has no hardware for. */
+int cpu_precision(struct backend *be, enum precision *p, struct error *e);
+/* Bytes of its own for every worker, for the length of an op; latches failure. */
+bool cpu_scratch_reserve(struct backend *be, size_t bytes);
+void *cpu_scratch(const struct cpu_backend *c, int worker);
 
 /* Element type, rows and last dimension of t are these (rows or cols -1: any). */
 bool cpu_is(const struct tensor *t, enum dtype d, int64_t rows, int64_t cols);
