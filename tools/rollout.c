@@ -1,0 +1,467 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* lightforced-rollout: renders a video without a server, the same bytes every
+ * time, for benches and evaluation.
+ *
+ *	lightforced-rollout --model DIR --prompt TEXT [--at CHUNK [--mode M] --prompt TEXT]...
+ *	    [--seed N] [--chunks N] [--sparsity P] [--backend B] [--precision P] [--threads N]
+ *	    [--out FILE.y4m] [--latents FILE] [--compare FILE]
+ *
+ * --latents writes the latents as safetensors, with the prompts. --compare reads
+ * such a file (or a reference file of kind "demo model rollout"): its prompts are
+ * taken when none are given, its noise when it has some, and the pictures are
+ * held against those that its latents decode to: demo_sparse_psnr_db, over all
+ * chunks but the first. Exit status: 0, 1 on failure, 2 on wrong usage. */
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/generator.h"
+#include "engine/weights.h"
+
+#define PROMPTS_MAX 64
+#define CHUNKS_DEFAULT 10
+#define CHUNKS_LIMIT 1000000
+
+struct cue {
+	int64_t chunk;
+	enum transition mode;
+	const char *text;
+};
+
+struct options {
+	struct engine_config engine;
+	uint64_t seed;
+	int64_t chunks; /* 0: not given */
+	const char *out, *latents, *compare;
+	int cues;
+	struct cue cue[PROMPTS_MAX];
+};
+
+struct render {
+	struct options o;
+	struct engine *engine;
+	const struct model *m;
+	FILE *out;
+	/* Of this run. */
+	float *latents; /* [chunks * f, C, h, w], when asked for */
+	int64_t latent_size; /* floats of one chunk */
+	/* What it is compared with. */
+	struct weights *file;
+	struct tensor noise, reference; /* of the file; data NULL: none */
+	struct arena *arena, *scratch;
+	struct decoder_state *decoder;
+	struct tensor device_latent, device_rgb;
+	float *rgb, *want; /* host, pictures of one latent frame and of one chunk */
+	int64_t want_at; /* picture of the chunk */
+	double squared;
+	int64_t compared;
+	struct chunk_info sum;
+	struct error failure; /* inside a callback */
+};
+
+/* ---- command line ---------------------------------------------------------- */
+
+static int usage(void) {
+	fputs("usage: lightforced-rollout --model DIR --prompt TEXT [--at CHUNK [--mode "
+	      "switch|recache|cut] --prompt TEXT]...\n"
+	      "    [--seed N] [--chunks N] [--sparsity P] [--backend B] [--precision P] [--threads "
+	      "N]\n"
+	      "    [--out FILE.y4m] [--latents FILE] [--compare FILE]\n",
+		stderr);
+	return 2;
+}
+
+static bool number_parse(const char *text, int64_t max, int64_t *out) {
+	char *end;
+	errno = 0;
+	long long v = strtoll(text, &end, 10);
+	*out = v;
+	return errno == 0 && end != text && *end == 0 && v >= 0 && v <= max;
+}
+
+static int cue_add(struct options *o, int64_t at, enum transition mode, const char *text) {
+	if (o->cues == PROMPTS_MAX)
+		return -1;
+	o->cue[o->cues++] = (struct cue){at, mode, text};
+	return 0;
+}
+
+static int options_parse(struct options *o, int argc, char **argv) {
+	static const struct option names[] = {{"model", required_argument, NULL, 'm'},
+		{"prompt", required_argument, NULL, 'p'}, {"at", required_argument, NULL, 'a'},
+		{"mode", required_argument, NULL, 'M'}, {"seed", required_argument, NULL, 's'},
+		{"chunks", required_argument, NULL, 'c'},
+		{"sparsity", required_argument, NULL, 'S'},
+		{"backend", required_argument, NULL, 'b'},
+		{"precision", required_argument, NULL, 'P'},
+		{"threads", required_argument, NULL, 't'}, {"out", required_argument, NULL, 'o'},
+		{"latents", required_argument, NULL, 'l'},
+		{"compare", required_argument, NULL, 'C'}, {NULL, 0, NULL, 0}};
+	int c, mode = TRANSITION_SWITCH;
+	int64_t at = 0, n = 0;
+	bool ok = true;
+	while (ok && (c = getopt_long(argc, argv, "", names, NULL)) != -1) {
+		const struct {
+			int option;
+			const char **to;
+		} strings[] = {{'m', &o->engine.model_dir}, {'S', &o->engine.sparsity},
+			{'b', &o->engine.backend}, {'P', &o->engine.precision}, {'o', &o->out},
+			{'l', &o->latents}, {'C', &o->compare}};
+		bool taken = false;
+		for (size_t i = 0; i < sizeof strings / sizeof strings[0] && !taken; i++) {
+			taken = strings[i].option == c;
+			if (taken)
+				*strings[i].to = optarg;
+		}
+		if (taken)
+			continue;
+		switch (c) {
+		case 'p':
+			ok = cue_add(o, at, (enum transition)mode, optarg) == 0;
+			break;
+		case 'a':
+			ok = number_parse(optarg, CHUNKS_LIMIT, &at);
+			break;
+		case 'M':
+			mode = transition_parse(optarg);
+			ok = mode >= 0;
+			break;
+		case 's':
+			ok = number_parse(optarg, INT64_MAX, &n);
+			o->seed = (uint64_t)n;
+			break;
+		case 'c':
+			ok = number_parse(optarg, CHUNKS_LIMIT, &o->chunks) && o->chunks > 0;
+			break;
+		case 't':
+			ok = number_parse(optarg, 1024, &n);
+			o->engine.threads = (int)n;
+			break;
+		default:
+			ok = false;
+		}
+	}
+	return ok && optind == argc && o->engine.model_dir && (o->cues || o->compare) ? 0 : -1;
+}
+
+/* ---- what is compared with --------------------------------------------------- */
+
+static int prompts_take(struct render *r, struct error *e) {
+	const json_t *prompts = weights_metadata(r->file, "prompts");
+	for (size_t i = 0; i < json_array_size(prompts); i++) {
+		const json_t *p = json_array_get(prompts, i);
+		const char *text = json_string_value(json_array_get(p, 1));
+		if (!text || cue_add(&r->o, json_integer_value(json_array_get(p, 0)),
+				     TRANSITION_SWITCH, text) < 0)
+			return error_set(e, -EINVAL,
+				"%s: metadata \"prompts\" must be [[chunk, text], ...]",
+				r->o.compare);
+	}
+	return r->o.cues ? 0 : error_set(e, -EINVAL, "%s: has no prompts", r->o.compare);
+}
+
+static int reference_read(struct render *r, struct error *e) {
+	const struct model *m = r->m;
+	r->file = weights_open("", &r->o.compare, 1, NULL, e);
+	if (!r->file)
+		return -EINVAL;
+	if (!r->o.cues && prompts_take(r, e) < 0)
+		return -EINVAL;
+	const int64_t latent[3] = {
+		m->latent_channels, model_latent_height(m), model_latent_width(m)};
+	if (weights_find(r->file, "latents", &r->reference) < 0 || r->reference.rank != 4 ||
+		r->reference.dtype != DTYPE_F32 ||
+		memcmp(r->reference.dim + 1, latent, sizeof latent) != 0)
+		return error_set(
+			e, -EINVAL, "%s: 'latents' is missing or not of this model", r->o.compare);
+	if (weights_find(r->file, "noise", &r->noise) == 0 &&
+		(r->noise.rank != 6 || r->noise.dtype != DTYPE_F32 || r->noise.dim[1] != m->steps ||
+			r->noise.dim[2] != m->chunk_frames ||
+			memcmp(r->noise.dim + 3, latent, sizeof latent) != 0))
+		return error_set(e, -EINVAL, "%s: 'noise' is not of this model", r->o.compare);
+	int64_t chunks = r->reference.dim[0] / m->chunk_frames;
+	if (r->noise.data && r->noise.dim[0] < chunks)
+		chunks = r->noise.dim[0];
+	if (r->o.chunks == 0 || r->o.chunks > chunks)
+		r->o.chunks = chunks;
+	return 0;
+}
+
+/* Pictures of the reference come from a decoder state of our own. */
+static int reference_carve(struct render *r, struct error *e) {
+	const struct model *m = r->m;
+	const int h = model_latent_height(m), w = model_latent_width(m);
+	r->decoder = decoder_state_create(engine_decoder(r->engine), h, w, r->arena, e);
+	if (!r->decoder)
+		return e->code;
+	r->device_latent =
+		arena_tensor(r->arena, DTYPE_F32, 4, (int64_t[]){1, m->latent_channels, h, w});
+	r->device_rgb = arena_tensor(
+		r->arena, DTYPE_F32, 4, (int64_t[]){m->stride_t, m->height, m->width, 3});
+	return 0;
+}
+
+static int reference_build(struct render *r, struct error *e) {
+	struct backend *be = engine_backend(r->engine);
+	r->arena = arena_measure(be);
+	r->scratch = arena_measure(be);
+	int rc = reference_carve(r, e);
+	if (rc == 0)
+		rc = decoder_decode(engine_decoder(r->engine), r->decoder, &r->device_rgb,
+			&r->device_latent, r->scratch, e);
+	size_t bytes = arena_peak(r->arena), scratch = arena_peak(r->scratch);
+	decoder_state_destroy(r->decoder);
+	r->decoder = NULL;
+	arena_destroy(r->arena);
+	arena_destroy(r->scratch);
+	r->arena = rc < 0 ? NULL : arena_create(be, bytes, e);
+	r->scratch = r->arena ? arena_create(be, scratch, e) : NULL;
+	if (!r->scratch)
+		return e->code;
+	size_t pictures = tensor_bytes(&r->device_rgb);
+	r->rgb = malloc(pictures);
+	r->want = malloc(pictures * (size_t)r->m->chunk_frames);
+	if (!r->rgb || !r->want)
+		return error_set(e, -ENOMEM, "no memory for pictures");
+	return reference_carve(r, e);
+}
+
+/* Decodes the reference's chunk into r->want. */
+static int reference_decode(struct render *r, int64_t chunk, struct error *e) {
+	struct backend *be = engine_backend(r->engine);
+	const struct decoder *d = engine_decoder(r->engine);
+	int64_t size = tensor_count(&r->device_latent), at = 0;
+	int64_t picture = tensor_count(&r->device_rgb) / r->device_rgb.dim[0];
+	const float *latent = (const float *)r->reference.data + chunk * r->m->chunk_frames * size;
+	r->want_at = 0;
+	for (int i = 0; i < r->m->chunk_frames; i++) {
+		int n = decoder_pictures(d, r->decoder, 1);
+		backend_upload(be, r->device_latent.data, latent + i * size,
+			tensor_bytes(&r->device_latent));
+		int rc = decoder_decode(
+			d, r->decoder, &r->device_rgb, &r->device_latent, r->scratch, e);
+		if (rc < 0)
+			return rc;
+		backend_download(be, r->want + at, r->device_rgb.data,
+			(size_t)(n * picture) * sizeof(float));
+		at += n * picture;
+	}
+	return 0;
+}
+
+/* ---- callbacks ------------------------------------------------------------------ */
+
+static int noise_draw(
+	void *ctx, struct backend *be, struct tensor *y, int64_t chunk, int step, struct error *e) {
+	const struct render *r = ctx;
+	if (chunk >= r->noise.dim[0])
+		return error_set(e, -EINVAL, "the noise ends with chunk %d", (int)r->noise.dim[0]);
+	size_t bytes = tensor_bytes(y);
+	backend_upload(be, y->data,
+		(const char *)r->noise.data + (size_t)(chunk * r->noise.dim[1] + step) * bytes,
+		bytes);
+	return 0;
+}
+
+static void on_latent(void *ctx, int64_t chunk, const struct tensor *latent) {
+	struct render *r = ctx;
+	if (r->latents)
+		backend_download(engine_backend(r->engine), r->latents + chunk * r->latent_size,
+			latent->data, tensor_bytes(latent));
+	if (r->reference.data && reference_decode(r, chunk, &r->failure) < 0)
+		r->reference.data = NULL; /* the failure is reported after the step */
+}
+
+static double clamped(float v, float gain, float offset) {
+	return fmin(fmax((double)v * (double)gain + (double)offset, 0), 1);
+}
+
+static void on_pictures(void *ctx, int64_t chunk, const struct tensor *rgb) {
+	struct render *r = ctx;
+	if (!r->reference.data || chunk == 0)
+		return;
+	float gain, offset;
+	decoder_range(engine_decoder(r->engine), &gain, &offset);
+	int64_t n = tensor_count(rgb);
+	backend_download(engine_backend(r->engine), r->rgb, rgb->data, tensor_bytes(rgb));
+	for (int64_t i = 0; i < n; i++) {
+		double d = clamped(r->rgb[i], gain, offset) -
+			   clamped(r->want[r->want_at + i], gain, offset);
+		r->squared += d * d;
+	}
+	r->want_at += n;
+	r->compared += n;
+}
+
+/* ---- rendering ------------------------------------------------------------------- */
+
+static int frame_write(FILE *out, const struct frame *f, struct error *e) {
+	fputs("FRAME\n", out);
+	for (int p = 0; p < 3; p++) {
+		int w = p ? f->width / 2 : f->width, h = p ? f->height / 2 : f->height;
+		for (int y = 0; y < h; y++)
+			fwrite(f->plane[p] + (size_t)y * f->stride[p], 1, (size_t)w, out);
+	}
+	return ferror(out) ? error_set(e, -EIO, "writing pictures: %s", strerror(errno)) : 0;
+}
+
+static int chunk_render(struct render *r, struct generator *g, int64_t chunk, struct error *e) {
+	for (int i = 0; i < r->o.cues; i++) {
+		const struct cue *c = &r->o.cue[i];
+		const struct prompt_change change = {c->text, c->mode, (uint32_t)i + 1};
+		if (c->chunk == chunk && generator_prompt(g, &change, e) < 0)
+			return -EINVAL;
+	}
+	do {
+		enum progress p;
+		struct frame *f;
+		int rc = generator_step(g, &p, e);
+		while (generator_frames(g, &f, 1) == 1) {
+			if (rc == 0 && r->out)
+				rc = frame_write(r->out, f, e);
+			frame_release(f);
+		}
+		if (rc == 0 && r->failure.code)
+			rc = error_set(e, r->failure.code, "%s", r->failure.text);
+		if (rc < 0)
+			return rc;
+	} while (!generator_boundary(g));
+	struct chunk_info info = generator_chunk_info(g);
+	printf("chunk %lld: %d pictures, kept %d of %d blocks, condition %.1f ms, transformer %.1f "
+	       "ms, "
+	       "decoder %.1f ms\n",
+		(long long)chunk, info.frames, info.kept_blocks, info.visible_blocks,
+		(double)info.condition_us / 1e3, (double)info.dit_us / 1e3,
+		(double)info.decode_us / 1e3);
+	r->sum.frames += info.frames;
+	r->sum.condition_us += info.condition_us;
+	r->sum.dit_us += info.dit_us;
+	r->sum.decode_us += info.decode_us;
+	return 0;
+}
+
+/* safetensors: the length of a JSON header, the header, the data. */
+static int latents_write(const struct render *r, struct error *e) {
+	json_t *prompts = json_array();
+	for (int i = 0; i < r->o.cues; i++)
+		json_array_append_new(prompts,
+			json_pack("[I, s]", (json_int_t)r->o.cue[i].chunk, r->o.cue[i].text));
+	char *text = json_dumps(prompts, JSON_COMPACT), sparsity[64];
+	snprintf(sparsity, sizeof sparsity, "%s", engine_model(r->engine)->sparsity);
+	const json_int_t bytes =
+		(json_int_t)((size_t)(r->o.chunks * r->latent_size) * sizeof(float));
+	json_t *header = json_pack("{s:{s:s, s:s, s:s, s:s}, s:{s:s, s:[I,I,I,I], s:[I,I]}}",
+		"__metadata__", "kind", "rollout latents", "prompts", text, "sparsity", sparsity,
+		"weights", engine_model(r->engine)->weights_hash, "latents", "dtype", "F32",
+		"shape", (json_int_t)(r->o.chunks * r->m->chunk_frames),
+		(json_int_t)r->m->latent_channels, (json_int_t)model_latent_height(r->m),
+		(json_int_t)model_latent_width(r->m), "data_offsets", (json_int_t)0, bytes);
+	char *json = header ? json_dumps(header, JSON_COMPACT) : NULL;
+	FILE *f = json ? fopen(r->o.latents, "wb") : NULL;
+	bool ok = f != NULL;
+	if (f) {
+		uint64_t length = strlen(json);
+		unsigned char head[8];
+		for (int i = 0; i < 8; i++)
+			head[i] = (unsigned char)(length >> (8 * i));
+		fwrite(head, 1, sizeof head, f);
+		fwrite(json, 1, length, f);
+		fwrite(r->latents, 1, (size_t)bytes, f);
+		ok = !ferror(f) && fclose(f) == 0;
+	}
+	json_decref(prompts);
+	json_decref(header);
+	free(text);
+	free(json);
+	return ok ? 0 : error_set(e, -EIO, "%s: %s", r->o.latents, strerror(errno));
+}
+
+static int outputs_open(struct render *r, struct error *e) {
+	const struct model_info *i = engine_model(r->engine);
+	if (r->o.chunks == 0)
+		r->o.chunks = CHUNKS_DEFAULT;
+	r->latent_size = (int64_t)r->m->chunk_frames * r->m->latent_channels *
+			 model_latent_height(r->m) * model_latent_width(r->m);
+	if (r->o.latents) {
+		r->latents = malloc((size_t)(r->o.chunks * r->latent_size) * sizeof(float));
+		if (!r->latents)
+			return error_set(e, -ENOMEM, "no memory for %lld chunks of latents",
+				(long long)r->o.chunks);
+	}
+	if (!r->o.out)
+		return 0;
+	r->out = fopen(r->o.out, "wb");
+	if (!r->out)
+		return error_set(e, -errno, "%s: %s", r->o.out, strerror(errno));
+	fprintf(r->out, "YUV4MPEG2 W%d H%d F%d:%d Ip A1:1 C420jpeg XCOLORRANGE=LIMITED\n", i->width,
+		i->height, i->fps_num, i->fps_den);
+	return 0;
+}
+
+static void summary_print(const struct render *r) {
+	const struct model_info *i = engine_model(r->engine);
+	double chunks = (double)r->o.chunks;
+	double all = (double)(r->sum.condition_us + r->sum.dit_us + r->sum.decode_us) / 1e6;
+	printf("%s on %s, %s, %s\n", i->name, i->backend, i->precision, i->sparsity);
+	printf("mean of %lld chunks: condition %.1f ms, transformer %.1f ms, decoder %.1f ms; %.2f "
+	       "pictures a second\n",
+		(long long)r->o.chunks, (double)r->sum.condition_us / 1e3 / chunks,
+		(double)r->sum.dit_us / 1e3 / chunks, (double)r->sum.decode_us / 1e3 / chunks,
+		r->sum.frames / all);
+	if (r->compared)
+		printf("demo_sparse_psnr_db %.3f\n", -10 * log10(r->squared / (double)r->compared));
+}
+
+static int render_run(struct render *r, struct error *e) {
+	r->engine = engine_create(&r->o.engine, e);
+	if (!r->engine)
+		return e->code;
+	r->m = engine_model_config(r->engine);
+	int rc = r->o.compare ? reference_read(r, e) : 0;
+	if (rc == 0 && r->o.compare)
+		rc = reference_build(r, e);
+	if (rc == 0)
+		rc = outputs_open(r, e);
+	struct generator *g = rc == 0 ? generator_create(r->engine, r->o.seed, e) : NULL;
+	if (!g)
+		return e->code;
+	generator_watch(g, &(struct generator_tap){NULL, on_latent, on_pictures, r});
+	if (r->noise.data)
+		generator_feed(g, (struct noise_source){noise_draw, r});
+	for (int64_t c = 0; c < r->o.chunks && rc == 0; c++)
+		rc = chunk_render(r, g, c, e);
+	generator_destroy(g);
+	if (rc == 0 && r->latents)
+		rc = latents_write(r, e);
+	if (rc == 0)
+		summary_print(r);
+	return rc;
+}
+
+static void render_drop(struct render *r) {
+	decoder_state_destroy(r->decoder);
+	arena_destroy(r->scratch);
+	arena_destroy(r->arena);
+	weights_close(r->file);
+	engine_destroy(r->engine);
+	free(r->rgb);
+	free(r->want);
+	free(r->latents);
+}
+
+int main(int argc, char **argv) {
+	struct render r = {.o.engine.backend = "auto"};
+	if (options_parse(&r.o, argc, argv) < 0)
+		return usage();
+	struct error e = {0};
+	int rc = render_run(&r, &e);
+	if (r.out && fclose(r.out) != 0 && rc == 0)
+		rc = error_set(&e, -EIO, "%s: %s", r.o.out, strerror(errno));
+	render_drop(&r);
+	if (rc < 0)
+		fprintf(stderr, "lightforced-rollout: %s\n", e.text);
+	return rc < 0 ? 1 : 0;
+}
