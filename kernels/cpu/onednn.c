@@ -47,6 +47,10 @@ struct dense {
 	struct md packed;
 	dnnl_memory_t weight, bias; /* bias NULL: none */
 	float *bias_data;
+	/* int8 packings hold sums that cannot be unpacked: the codes as they came. */
+	struct md plain;
+	dnnl_memory_t codes;
+	void *codes_data;
 	size_t bytes;
 	int64_t clock;
 	struct dense_plan plans[DENSE_PLANS_MAX];
@@ -245,6 +249,15 @@ static bool scratch_reserve(struct dense_context *c, size_t bytes) {
 
 /* ---- plans ---- */
 
+/* oneDNN's handles are not const; it only reads what is given here. */
+static void *readable(const void *p) {
+	union {
+		const void *given;
+		void *taken;
+	} u = {.given = p};
+	return u.taken;
+}
+
 static void memory_destroy(dnnl_memory_t m) {
 	if (m)
 		dnnl_memory_destroy(m);
@@ -381,7 +394,8 @@ static dnnl_status_t plan_make(struct dense_plan *p, const struct dense_window *
 		s = make_descriptor(&pd, d, w, &other);
 		if (s == dnnl_success)
 			s = repack(d->context, &p->weight, query(pd, dnnl_query_weights_md),
-				d->weight, MD(&d->packed));
+				d->codes ? d->codes : d->weight,
+				d->codes ? MD(&d->plain) : MD(&d->packed));
 	}
 	if (s == dnnl_success)
 		s = dnnl_primitive_create(&p->primitive, pd);
@@ -427,12 +441,7 @@ static int onednn_run(const struct dense_plan *p, int worker, const void *x, flo
 	struct dense_context *c = d->context;
 	dnnl_memory_t *m = p->memory + 3 * (ptrdiff_t)worker;
 	alone(c);
-	/* oneDNN's handles are not const; it only reads the source. */
-	union {
-		const void *given;
-		void *taken;
-	} source = {.given = x};
-	dnnl_memory_set_data_handle(m[0], source.taken);
+	dnnl_memory_set_data_handle(m[0], readable(x));
 	dnnl_memory_set_data_handle(m[1], y);
 	dnnl_memory_set_data_handle(m[2], c->worker[worker].scratch);
 	dnnl_exec_arg_t args[5] = {
@@ -458,8 +467,11 @@ static void onednn_destroy(struct dense *d) {
 	}
 	memory_destroy(d->weight);
 	memory_destroy(d->bias);
+	memory_destroy(d->codes);
 	md_finish(&d->packed);
+	md_finish(&d->plain);
 	free(d->bias_data);
+	free(d->codes_data);
 	free(d);
 }
 
@@ -482,34 +494,44 @@ static dnnl_status_t bias_create(struct dense *d, const float *b) {
 }
 
 /* Packs for a middling window; other sizes mostly share the packing. */
-static dnnl_status_t weight_create(struct dense *d, const void *w, dnnl_data_type_t given) {
+static dnnl_status_t weight_create(struct dense *d, void *w, dnnl_data_type_t given) {
 	const struct dense_shape *s = &d->shape;
 	struct dense_window window = {.rows = s->kh > 1 ? 16 + s->kh : 1,
 		.cols = 64 * s->stride_w + s->kw - 1,
 		.act = ACT_NONE};
-	struct md plain = {0};
 	dnnl_memory_t from = NULL;
 	dnnl_primitive_desc_t pd = NULL;
-	union {
-		const void *given;
-		void *taken;
-	} source = {.given = w};
 	dnnl_status_t st = make_descriptor(&pd, d, &window, &d->packed);
 	if (st == dnnl_success)
 		st = md_copy(&d->packed, query(pd, dnnl_query_weights_md));
 	if (st == dnnl_success) /* [out, kh, kw, in] */
 		st = md_init(
-			&plain, 4, (dnnl_dims_t){s->out, s->in, s->kh, s->kw}, given, dnnl_acdb);
+			&d->plain, 4, (dnnl_dims_t){s->out, s->in, s->kh, s->kw}, given, dnnl_acdb);
 	if (st == dnnl_success)
-		st = dnnl_memory_create(&from, MD(&plain), d->context->engine, source.taken);
+		st = dnnl_memory_create(&from, MD(&d->plain), d->context->engine, w);
 	if (st == dnnl_success)
-		st = repack(d->context, &d->weight, MD(&d->packed), from, MD(&plain));
+		st = repack(d->context, &d->weight, MD(&d->packed), from, MD(&d->plain));
 	if (st == dnnl_success)
 		d->bytes = dnnl_memory_desc_get_size(MD(&d->packed));
-	memory_destroy(from);
-	md_finish(&plain);
+	if (given == dnnl_s8)
+		d->codes = from;
+	else
+		memory_destroy(from);
 	if (pd)
 		dnnl_primitive_desc_destroy(pd);
+	return st;
+}
+
+/* Like weight_create, from codes that are copied and kept. */
+static dnnl_status_t codes_create(struct dense *d, const void *w) {
+	const struct dense_shape *s = &d->shape;
+	size_t bytes = (size_t)s->out * (size_t)(s->kh * s->kw) * (size_t)s->in;
+	d->codes_data = malloc(bytes);
+	if (!d->codes_data)
+		return dnnl_out_of_memory;
+	memcpy(d->codes_data, w, bytes);
+	dnnl_status_t st = weight_create(d, d->codes_data, dnnl_s8);
+	d->bytes += bytes;
 	return st;
 }
 
@@ -529,7 +551,8 @@ static struct dense *onednn_create(struct dense_context *c, const struct dense_s
 	alone(c);
 	dnnl_status_t st = b ? bias_create(d, b) : dnnl_success;
 	if (st == dnnl_success)
-		st = weight_create(d, w, p == PRECISION_INT8 ? dnnl_s8 : dnnl_f32);
+		st = p == PRECISION_INT8 ? codes_create(d, w)
+					 : weight_create(d, readable(w), dnnl_f32);
 	if (st != dnnl_success) {
 		error_set(e, st == dnnl_out_of_memory ? -ENOMEM : -EIO,
 			"oneDNN: no convolution %d -> %d, %dx%d (status %d)", s->in, s->out, s->kh,
