@@ -214,14 +214,14 @@ def new_seed(viewer):
     viewer.until_live()
 
 
-def buffered_player(browser, daemon, url):
+def buffered_player(browser, url, words):
     """Media Source Extensions: moves, turns, reports the same."""
     viewer = Viewer(browser, url)
     viewer.until_live()
     check("by MSE", viewer.stats()["path"] == "mse")
     viewer.until_moving()
     before = viewer.look()["mean"]
-    viewer.send_until_seen("an orange zeppelin over the desert at noon")
+    viewer.send_until_seen(words)
     until("another colour", lambda: difference(before, viewer.look()["mean"]) > 2)
     viewer.close()
 
@@ -272,8 +272,8 @@ def test_picture(program):
         run("refused words", refused_words, viewer)
         run("keyboard", keyboard, viewer)
         run("new seed", new_seed, viewer)
-        run("MSE, asked for", buffered_player, browser, daemon, daemon.url + "/?player=mse")
-        run("MSE, on a name without WebCodecs", buffered_player, browser, daemon, f"http://{LAN_NAME}:{daemon.port}/")
+        run("MSE, asked for", buffered_player, browser, daemon.url + "/?player=mse", "an orange zeppelin over the desert at night")
+        run("MSE, on a name without WebCodecs", buffered_player, browser, f"http://{LAN_NAME}:{daemon.port}/", "a red hot-air balloon at noon")
         run("the daemon restarts", daemon_restarts, daemon, viewer)
         run("the session ends", session_ends, daemon, viewer)
         check(f"no errors in the page: {browser.errors}", not browser.errors)

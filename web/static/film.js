@@ -69,6 +69,7 @@ export class Film
 		if (turned_chunk)
 			this.draw();
 		this.#move();
+		this.#progress();
 	}
 
 	#move()
@@ -88,7 +89,16 @@ export class Film
 			this.chunk_of_place.delete(this.chunk_of_place.keys().next().value);
 	}
 
+	// As often as anyone likes; painted at most once a screen refresh.
 	draw()
+	{
+		this.due ??= requestAnimationFrame(() => {
+			this.due = undefined;
+			this.#paint();
+		});
+	}
+
+	#paint()
 	{
 		const session = this.session();
 		if (!session || !this.width)

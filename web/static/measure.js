@@ -198,7 +198,7 @@ class Panel
 		const bits = recent.reduce((sum, chunk) => sum + chunk.bytes * 8, 0);
 		const media_ms = recent.length * (report?.frame.chunk_ms ?? NaN);
 		this.#fact('rate', media_ms > 0 ? `${number(bits / media_ms / 1000, 2)} Mb/s` : '–');
-		this.#fact('path', { webcodecs: 'direct', mse: 'buffered, +40 ms' }[now.player.path] ?? '–');
+		this.#fact('path', { webcodecs: 'direct', mse: 'buffered' }[now.player.path] ?? '–');
 		this.#fact('offset', now.socket.offset.known ? `${number(2 * now.socket.offset.doubt_ms)} ms` : '–');
 	}
 }
