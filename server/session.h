@@ -95,6 +95,11 @@ void registry_destroy(struct registry *r);
 /* Sessions of the journals in state_dir: they wait, preparing, for the model.
  * Before any other thread runs. Returns how many came back. */
 int registry_restore(struct registry *r);
+/* Body of the journal thread, until registry_journal_stop. */
+void registry_journal_run(struct registry *r);
+void registry_journal_stop(struct registry *r);
+/* Writes every session's exact place, once nothing moves any more. */
+void registry_journal_flush(struct registry *r);
 struct log *registry_log(struct registry *r);
 struct metrics *registry_metrics(struct registry *r);
 /* Age of the last finished step of any generator; -1: none yet. */

@@ -1,0 +1,573 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Turns on the GPU thread. A turn looks after every session (prepares the new,
+ * puts away the ended, moves finished pictures to the encoder), picks the one
+ * that may work and makes one step of it. All times come in as now_us.
+ * Thread: the GPU thread. */
+#include "server/gpu.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/session_impl.h"
+#include "server/wire.h"
+
+enum { IDLE_TICK_US = 1000000, WARM_CHUNKS = 1, FRAMES_AT_ONCE = 16 };
+
+struct gpu {
+	struct registry *registry;
+	const struct conf *conf;
+	struct encoder **encoders; /* borrowed */
+	int encoder_count;
+	struct engine *engine;
+	uint64_t turn;
+	bool draining;
+	bool config_at_fault;
+	atomic_int end;
+	atomic_llong ticked_us;
+};
+
+struct gpu *gpu_create(struct registry *r, struct encoder **encoders, int count, struct error *e) {
+	struct gpu *g = calloc(1, sizeof *g);
+	if (!g) {
+		error_set(e, -ENOMEM, "no memory for the GPU thread");
+		return NULL;
+	}
+	g->registry = r;
+	g->conf = r->conf;
+	g->encoders = encoders;
+	g->encoder_count = count;
+	atomic_store(&g->ticked_us, wire_now_us());
+	return g;
+}
+
+void gpu_destroy(struct gpu *g) {
+	if (!g)
+		return;
+	struct session *all[SESSIONS_LISTED_MAX];
+	int n = registry_all(g->registry, all);
+	for (int i = 0; i < n; i++) {
+		generator_destroy(all[i]->gpu.generator);
+		all[i]->gpu.generator = NULL;
+		session_unref(all[i]);
+	}
+	registry_model(g->registry, NULL);
+	engine_destroy(g->engine);
+	free(g);
+}
+
+enum gpu_end gpu_end(const struct gpu *g) {
+	return (enum gpu_end)atomic_load(&g->end);
+}
+
+bool gpu_config_at_fault(const struct gpu *g) {
+	return g->config_at_fault;
+}
+
+int64_t gpu_ticked_us(const struct gpu *g) {
+	return atomic_load(&g->ticked_us);
+}
+
+static void tick(struct gpu *g) {
+	atomic_store(&g->ticked_us, wire_now_us());
+}
+
+/* ---- loading */
+
+static void loading(void *ctx, const char *stage, uint64_t done, uint64_t total) {
+	struct gpu *g = ctx;
+	tick(g);
+	registry_loading(g->registry, stage, done, total);
+}
+
+/* A chunk nobody sees: first calls are slow, and a model that cannot make one
+ * must not be called ready. */
+static int warm_up(struct gpu *g, struct error *e) {
+	struct generator *gen = generator_create(g->engine, 0, e);
+	if (!gen)
+		return e->code;
+	struct prompt_change words = {.text = "warm", .revision = 1};
+	int rc = generator_prompt(gen, &words, e);
+	for (int made = 0; rc == 0 && made < WARM_CHUNKS;) {
+		enum progress p;
+		struct frame *f;
+		rc = generator_step(gen, &p, e);
+		tick(g);
+		while (rc == 0 && generator_frames(gen, &f, 1) == 1)
+			frame_release(f);
+		made += rc == 0 && generator_boundary(gen);
+		if (registry_draining(g->registry))
+			rc = error_set(e, -ECANCELED, "stopped while loading");
+	}
+	generator_destroy(gen);
+	return rc;
+}
+
+int gpu_load(struct gpu *g, struct error *e) {
+	const struct conf *c = g->conf;
+	const char *backend = c->backend;
+	int64_t from = wire_now_us();
+	struct engine_config config = {
+		.model_dir = c->model,
+		.backend = backend,
+		.precision = c->precision,
+		.sparsity = c->sparsity,
+		.threads = c->threads,
+		.generators_max = c->sessions_max,
+		.prompts_cached = c->prompts_cached,
+		.progress = loading,
+		.progress_ctx = g,
+		.log = log_engine,
+		.log_ctx = g->registry->log,
+	};
+	g->engine = engine_create(&config, e);
+	if (!g->engine)
+		return e->code;
+	loading(g, "warm-up chunk", 0, 0);
+	int rc = warm_up(g, e);
+	if (rc != 0) {
+		engine_destroy(g->engine);
+		g->engine = NULL;
+		return rc;
+	}
+	const struct model_info *m = engine_model(g->engine);
+	log_line(g->registry->log, LOG_LEVEL_INFO,
+		"model %s ready after %lld ms: %s, %s, %dx%d at %d/%d, %s", m->name,
+		(long long)(wire_now_us() - from) / 1000, m->backend, m->precision, m->width,
+		m->height, m->fps_num, m->fps_den, m->sparsity);
+	registry_model(g->registry, g->engine);
+	return 0;
+}
+
+/* ---- what a session says of itself */
+
+/* In the order of what its encoder publishes; at once when it has none. */
+static void say(struct session *s, struct packet *p) {
+	if (!s->gpu.encoder || !encoder_text(s->gpu.encoder, p))
+		session_say(s, p);
+}
+
+static void set_state(struct session *s, enum session_state state, const char *reason) {
+	pthread_mutex_lock(&s->lock);
+	bool changed =
+		!session_is_over(s->state) && (s->state != state || strcmp(s->reason, reason) != 0);
+	if (changed) {
+		s->state = state;
+		snprintf(s->reason, sizeof s->reason, "%s", reason);
+	}
+	pthread_mutex_unlock(&s->lock);
+	if (changed)
+		say(s, session_state_message(s));
+}
+
+static void fail(struct session *s, enum problem_code code, const struct error *e) {
+	struct problem why = {0};
+	problem_set(&why, code, NULL, "%s", e->text);
+	session_sink(s, SESSION_FAILED, "engine", 1011, &why);
+}
+
+/* ---- beginning and end of a session */
+
+static struct encoder *free_encoder(struct gpu *g, struct session *s) {
+	for (int i = 0; i < g->encoder_count; i++) {
+		if (encoder_open(g->encoders[i], s))
+			return g->encoders[i];
+	}
+	return NULL;
+}
+
+/* Gives it a generator and an encoder. False: not yet. */
+static bool prepare(struct gpu *g, struct session *s) {
+	struct session_gpu *x = &s->gpu;
+	struct error e = {0};
+	if (!x->encoder)
+		x->encoder = free_encoder(g, s);
+	if (!x->encoder)
+		return false; /* one that closes wakes us */
+	pthread_mutex_lock(&s->lock);
+	uint64_t seed = s->seed;
+	int64_t chunk = s->begun + 1, index = s->next_index;
+	const struct prompt *current = s->restored ? prompts_current(&s->prompts) : NULL;
+	if (s->restored)
+		s->reserved = chunk + g->conf->journal_chunks;
+	pthread_mutex_unlock(&s->lock);
+	x->generator = generator_create(g->engine, seed, &e);
+	if (!x->generator) {
+		fail(s, e.code == -ENOMEM ? PROBLEM_OUT_OF_DEVICE_MEMORY : PROBLEM_INTERNAL, &e);
+		return false;
+	}
+	if (s->restored) {
+		session_note(s);
+		generator_resume_at(x->generator, chunk, index);
+	}
+	/* An applied prompt stays on the list while it is the current one. */
+	if (current) {
+		struct prompt_change words = {current->text, TRANSITION_SWITCH, current->revision};
+		x->revision = current->revision;
+		if (generator_prompt(x->generator, &words, &e) != 0) {
+			fail(s, PROBLEM_INTERNAL, &e);
+			return false;
+		}
+	}
+	return true;
+}
+
+/* The close reason viewers get. */
+static const char *close_words(struct session *s, bool over) {
+	if (!over)
+		return "the server is shutting down";
+	return s->state == SESSION_FAILED ? "the session failed" : "the session ended";
+}
+
+/* Takes everything back from an ended session (over) or from one that waits in
+ * its journal. It leaves the list once its viewers will hear of it. */
+static void put_away(struct gpu *g, struct session *s, bool over) {
+	struct session_gpu *x = &s->gpu;
+	generator_destroy(x->generator);
+	x->generator = NULL;
+	x->released = true;
+	int code = over ? s->close_code : 1001; /* constant once it is over */
+	const char *reason = close_words(s, over);
+	if (x->encoder) {
+		if (!encoder_close(x->encoder, code, reason, over))
+			return; /* its queue is full: again next turn */
+	} else {
+		const struct outlet *out = g->registry->outlet;
+		if (over)
+			session_say(s, session_state_message(s));
+		if (out->finish)
+			out->finish(out->ctx, s, code, reason);
+	}
+	x->encoder = NULL;
+	if (over)
+		registry_remove(g->registry, s);
+}
+
+/* ---- between GPU thread and encoder */
+
+/* Room for pictures in the encoder's queue; when there is none, the next one
+ * done wakes us. */
+static int room_for(struct session_gpu *x) {
+	int room = encoder_room(x->encoder);
+	if (room > 0)
+		return room;
+	encoder_starve(x->encoder);
+	return encoder_room(x->encoder); /* one may have been done before we asked */
+}
+
+/* Moves finished pictures on, and the end of a chunk behind its last one. */
+static void move_frames(struct session *s) {
+	struct session_gpu *x = &s->gpu;
+	struct frame *f[FRAMES_AT_ONCE];
+	for (;;) {
+		int room = room_for(x);
+		x->blocked = room <= 0;
+		if (x->blocked)
+			return;
+		int n = generator_frames(
+			x->generator, f, room < FRAMES_AT_ONCE ? room : FRAMES_AT_ONCE);
+		if (n <= 0)
+			return;
+		for (int i = 0; i < n; i++) {
+			bool last = f[i]->frame_in_chunk == f[i]->frames_in_chunk - 1;
+			struct chunk_info info = generator_chunk_info(x->generator);
+			if (!encoder_frame(x->encoder, f[i]))
+				frame_release(f[i]); /* texts never fill its queue: not reached */
+			if (last)
+				encoder_chunk_end(x->encoder, &info, x->info_pace_wait_us);
+		}
+	}
+}
+
+/* True while the engine waits for pictures and none came back. */
+static bool is_starving(struct session_gpu *x) {
+	if (x->starving && encoder_done(x->encoder) != x->starving_done)
+		x->starving = false;
+	return x->starving;
+}
+
+/* ---- is it to run? */
+
+/* Why it stands still, or NULL. Under the lock. */
+static const char *pause_reason(const struct session *s, bool unwatched) {
+	if (s->steps_wished > 0)
+		return NULL;
+	if (s->user_paused)
+		return "user";
+	if (s->waits_for_start)
+		return "manual";
+	return unwatched ? "unwatched" : NULL;
+}
+
+static void at_most(int64_t *wait_us, int64_t us) {
+	if (*wait_us < 0 || us < *wait_us)
+		*wait_us = us < 0 ? 0 : us;
+}
+
+/* Keeps the clock of the unwatched. True: paused for want of viewers. Ends the
+ * session after its time. */
+static bool unwatched(struct session *s, int64_t now_us, int64_t *wait_us) {
+	struct session_gpu *x = &s->gpu;
+	pthread_mutex_lock(&s->lock);
+	int viewers = s->viewers;
+	pthread_mutex_unlock(&s->lock);
+	if (viewers > 0) {
+		x->unwatched_since_us = 0;
+		return false;
+	}
+	if (x->unwatched_since_us == 0)
+		x->unwatched_since_us = now_us;
+	if (s->keep_unwatched)
+		return false;
+	int64_t pause_us = x->unwatched_since_us + (int64_t)s->unwatched_after_s * 1000000;
+	int64_t end_us = pause_us + (int64_t)s->unwatched_ttl_s * 1000000;
+	if (now_us >= end_us)
+		session_sink(s, SESSION_ENDED, "unwatched", 4410, NULL);
+	at_most(wait_us, (now_us < pause_us ? pause_us : end_us) - now_us);
+	return now_us >= pause_us;
+}
+
+/* At a boundary: settles pause and pace. True: its chunk may begin now. */
+static bool may_begin(
+	struct gpu *g, struct session *s, bool lonely, int64_t now_us, int64_t *wait_us) {
+	struct session_gpu *x = &s->gpu;
+	const struct model_info *m = engine_model(g->engine);
+	pthread_mutex_lock(&s->lock);
+	const char *reason = pause_reason(s, lonely);
+	bool done = s->max_chunks > 0 && session_earliest(s) >= s->max_chunks;
+	int64_t index = s->next_index;
+	pthread_mutex_unlock(&s->lock);
+	if (done) {
+		session_sink(s, SESSION_ENDED, "max_chunks", 1000, NULL);
+		at_most(wait_us, 0);
+		return false;
+	}
+	set_state(s, reason ? SESSION_PAUSED : SESSION_RUNNING, reason ? reason : "");
+	if (reason) {
+		pace_stop(&x->pace);
+		x->wait_from_us = 0;
+		return false;
+	}
+	if (x->blocked)
+		return false;
+	int64_t chunk_us = (int64_t)m->chunk_frames * 1000000 * m->fps_den / m->fps_num;
+	int64_t begin_us = s->max_pace ? now_us
+				       : pace_begin_us(&x->pace, index, now_us,
+						 (int64_t)g->conf->lead_ms * 1000, chunk_us,
+						 m->fps_num, m->fps_den);
+	if (begin_us <= now_us)
+		return true;
+	if (x->wait_from_us == 0)
+		x->wait_from_us = now_us;
+	at_most(wait_us, begin_us - now_us);
+	return false;
+}
+
+/* Looks after one session. True: it can make a step now. */
+static bool tend(struct gpu *g, struct session *s, int64_t now_us, int64_t *wait_us) {
+	struct session_gpu *x = &s->gpu;
+	bool over = session_is_over(session_state(s));
+	if (over || (g->draining && !x->mid_chunk)) {
+		if (!x->released || x->encoder || over)
+			put_away(g, s, over);
+		if (x->encoder)
+			at_most(wait_us, 1000); /* its queue was full */
+		return false;
+	}
+	bool lonely = unwatched(s, now_us, wait_us);
+	if (!x->generator && !prepare(g, s))
+		return false;
+	move_frames(s);
+	if (x->mid_chunk)
+		return !x->blocked && !is_starving(x);
+	return may_begin(g, s, lonely, now_us, wait_us);
+}
+
+/* ---- work */
+
+/* Takes the prompt off that the engine would not have. */
+static void reject(struct session *s, struct prompt *p, const struct error *e) {
+	pthread_mutex_lock(&s->lock);
+	prompts_remove(&s->prompts, p);
+	struct packet *said = session_prompt_message(s, "prompt.rejected", p,
+		json_pack("{s:s, s:s, s:b}", "code", problem_name(PROBLEM_INTERNAL), "message",
+			e->text, "retryable", 0));
+	pthread_mutex_unlock(&s->lock);
+	say(s, said);
+	free(p);
+}
+
+static int steer(
+	struct session *s, struct prompt *due, bool reset, uint64_t seed, struct error *e) {
+	struct session_gpu *x = &s->gpu;
+	int rc = reset ? generator_reset(x->generator, seed, e) : 0;
+	if (rc != 0 || !due)
+		return rc;
+	struct prompt_change words = {due->text, due->transition, due->revision};
+	struct error refused = {0};
+	if (generator_prompt(x->generator, &words, &refused) == 0)
+		x->revision = due->revision;
+	else if (x->revision != 0)
+		reject(s, due, &refused);
+	else
+		rc = error_set(e, refused.code, "%s", refused.text);
+	return rc;
+}
+
+/* Takes over what was wished since the last chunk and tells its begin. */
+static int begin_chunk(struct gpu *g, struct session *s, int64_t now_us, struct error *e) {
+	struct session_gpu *x = &s->gpu;
+	pthread_mutex_lock(&s->lock);
+	bool reset = s->reset_wished;
+	int64_t chunk = session_earliest(s);
+	struct prompt *due = prompts_due(&s->prompts, chunk);
+	if (due) {
+		due->state = PROMPT_SENT;
+		due->chunk = chunk;
+	}
+	if (reset)
+		s->seed = s->reset_seed;
+	uint64_t seed = s->seed;
+	s->reset_wished = false;
+	s->begun = chunk;
+	s->begun_index = s->next_index;
+	s->steps_wished -= s->steps_wished > 0;
+	bool reserve = reset || chunk + g->conf->journal_chunks / 2 >= s->reserved;
+	if (reserve)
+		s->reserved = chunk + g->conf->journal_chunks;
+	pthread_mutex_unlock(&s->lock);
+	int rc = steer(s, due, reset, seed, e);
+	if (rc != 0)
+		return rc;
+	int frames = generator_chunk_frames(x->generator);
+	pthread_mutex_lock(&s->lock);
+	s->next_index += frames;
+	s->revision = x->revision;
+	pthread_mutex_unlock(&s->lock);
+	if (reserve)
+		session_note(s);
+	x->mid_chunk = true;
+	x->turn = ++g->turn;
+	x->pace_wait_us = x->wait_from_us ? now_us - x->wait_from_us : 0;
+	x->wait_from_us = 0;
+	say(s, wire_message("chunk.begin", s->id,
+		       json_pack("{s:I, s:I, s:i}", "chunk", (json_int_t)chunk, "prompt_revision",
+			       (json_int_t)x->revision, "frames", frames)));
+	return 0;
+}
+
+static void step(struct gpu *g, struct session *s, int64_t now_us) {
+	struct session_gpu *x = &s->gpu;
+	struct error e = {0};
+	enum progress progress = PROGRESS_BUSY;
+	long long done = encoder_done(x->encoder);
+	int rc = x->mid_chunk ? 0 : begin_chunk(g, s, now_us, &e);
+	if (rc == 0)
+		rc = generator_step(x->generator, &progress, &e);
+	if (rc != 0) {
+		/* A lost device is not this session's failure: it stays in its journal. */
+		if (!engine_broken(g->engine))
+			fail(s, rc == -ENOMEM ? PROBLEM_OUT_OF_DEVICE_MEMORY : PROBLEM_INTERNAL,
+				&e);
+		else
+			log_line(
+				g->registry->log, LOG_LEVEL_ERROR, "session %s: %s", s->id, e.text);
+		return;
+	}
+	atomic_store(&g->registry->stepped_us, wire_now_us());
+	x->info_pace_wait_us = x->pace_wait_us;
+	if (generator_boundary(x->generator))
+		x->mid_chunk = false;
+	move_frames(s);
+	if (progress == PROGRESS_BLOCKED) {
+		x->starving = true;
+		x->starving_done = done;
+		encoder_starve(x->encoder);
+	}
+}
+
+int64_t gpu_turn(struct gpu *g, int64_t now_us) {
+	struct session *all[SESSIONS_LISTED_MAX], *next = NULL;
+	int64_t wait_us = GPU_FOREVER;
+	int n = registry_all(g->registry, all);
+	for (int i = 0; i < n; i++) {
+		struct session *s = all[i];
+		if (!tend(g, s, now_us, &wait_us))
+			continue;
+		/* A chunk that has begun goes first; then the one that waited longest. */
+		bool better =
+			!next || (s->gpu.mid_chunk && !next->gpu.mid_chunk) ||
+			(s->gpu.mid_chunk == next->gpu.mid_chunk && s->gpu.turn < next->gpu.turn);
+		if (better)
+			next = s;
+	}
+	if (next) {
+		step(g, next, now_us);
+		wait_us = 0;
+	}
+	for (int i = 0; i < n; i++)
+		session_unref(all[i]);
+	return wait_us;
+}
+
+bool gpu_drain_turn(struct gpu *g, int64_t now_us) {
+	g->draining = true;
+	int64_t wait_us = gpu_turn(g, now_us);
+	struct session *all[SESSIONS_LISTED_MAX];
+	int n = registry_all(g->registry, all);
+	bool away = true;
+	for (int i = 0; i < n; i++) {
+		away = away && all[i]->gpu.released && !all[i]->gpu.encoder;
+		session_unref(all[i]);
+	}
+	if (!away && wait_us != 0)
+		registry_wait(g->registry, wait_us < 0 || wait_us > 10000 ? 10000 : wait_us);
+	return away;
+}
+
+static void end(struct gpu *g, enum gpu_end how) {
+	registry_wake(g->registry);
+	atomic_store(&g->end, (int)how);
+}
+
+/* The device is lost. Sessions stay in their journals; viewers are sent away. */
+static void abandon(struct gpu *g) {
+	log_line(g->registry->log, LOG_LEVEL_ERROR,
+		"the device is lost: the daemon ends to start anew");
+	registry_drain(g->registry);
+	struct session *all[SESSIONS_LISTED_MAX];
+	int n = registry_all(g->registry, all);
+	for (int i = 0; i < n; i++) {
+		all[i]->gpu.mid_chunk = false;
+		session_unref(all[i]);
+	}
+	for (int i = 0; i < 100 && !gpu_drain_turn(g, wire_now_us()); i++)
+		;
+	end(g, GPU_BROKEN);
+}
+
+void gpu_run(struct gpu *g) {
+	struct error e = {0};
+	int rc = gpu_load(g, &e);
+	if (rc != 0 && !registry_draining(g->registry)) {
+		log_line(g->registry->log, LOG_LEVEL_ERROR, "the model cannot be loaded: %s",
+			e.text);
+		g->config_at_fault = rc == -EINVAL || rc == -ENOENT || rc == -ENOSYS;
+		end(g, GPU_NO_MODEL);
+		return;
+	}
+	while (rc == 0 && !registry_draining(g->registry)) {
+		tick(g);
+		int64_t wait_us = gpu_turn(g, wire_now_us());
+		if (engine_broken(g->engine)) {
+			abandon(g);
+			return;
+		}
+		if (wait_us != 0)
+			registry_wait(g->registry,
+				wait_us < 0 || wait_us > IDLE_TICK_US ? IDLE_TICK_US : wait_us);
+	}
+	while (rc == 0 && !gpu_drain_turn(g, wire_now_us()))
+		tick(g);
+	end(g, GPU_DRAINED);
+}
