@@ -10,7 +10,8 @@
 void video_net_init(struct video_net *net, struct backend *be, enum precision p) {
 	*net = (struct video_net){.be = be, .ops = backend_ops(be), .precision = p};
 	/* Eight bits are too coarse for pictures between convolutions. */
-	net->image = backend_info(be).activation == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
+	bool f32 = p == PRECISION_F32 || backend_info(be).activation == DTYPE_F32;
+	net->image = f32 ? DTYPE_F32 : DTYPE_BF16;
 }
 
 int video_conv_create(struct video_net *net, struct video_conv *c, const struct conv_spec *spec,

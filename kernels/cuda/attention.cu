@@ -22,6 +22,15 @@ static void mma_launch(struct backend *be, struct tensor *y, const struct tensor
 template <class S>
 static void attention_launch(struct backend *be, struct tensor *y, const struct tensor *q, enum dtype keys,
 	const S &source, const query_tiles &tiles, int n_tiles, int heads, int c, float scale) {
+	if (y->dtype == DTYPE_FP8_E4M3) { /* a row's scale needs all its heads: a second pass quantises */
+		void *room = cuda_scratch(be, (size_t)tensor_count(y) * 2, "attention");
+		if (!room)
+			return;
+		struct tensor whole = tensor_2d(room, DTYPE_BF16, tensor_row_count(y), tensor_cols(y));
+		attention_launch(be, &whole, q, keys, source, tiles, n_tiles, heads, c, scale);
+		cuda_convert(be, y, &whole);
+		return;
+	}
 	bool tensor_cores = q->dtype == DTYPE_BF16 && keys == DTYPE_BF16 && y->dtype == DTYPE_BF16;
 	if (tensor_cores && c == 128) {
 		mma_launch<128>(be, y, q, source, tiles, n_tiles, heads, scale);
