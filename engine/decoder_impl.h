@@ -11,7 +11,8 @@ struct decoder_kind {
 	float gain, offset; /* raw value to [0, 1] */
 	int stride_s; /* pixels per latent pixel */
 	float bound; /* latents are bent to bound * tanh(z / bound); 0: not */
-	int pass_latents; /* latents decoded at once: bounds scratch */
+	int pass_pixels; /* most pixels of pictures made in one pass on a GPU; one latent at least
+			  */
 	/* Loads weights into d, whose net is initialised. What it has made by the
 	 * time it fails is undone by destroy. */
 	int (*load)(struct decoder *d, const struct model *m, struct weights *w, struct error *e);
@@ -29,6 +30,7 @@ struct decoder {
 	struct video_net net;
 	int latent_channels;
 	int stride_t; /* pictures per latent in a running stream */
+	int pass_pixels; /* as the kind says, or 0 */
 	int warmup_frames; /* pictures dropped at the start of a stream */
 	struct tensor mean, std; /* [C] in backend memory; data NULL: latents as they are */
 	void *model; /* of the type; owned */
