@@ -14,8 +14,11 @@
 #define IDEMPOTENCY_MAX 1024
 #define IDEMPOTENCY_KEEP_US (24 * 3600 * INT64_C(1000000))
 
-#define ACTION_ROW(name, action, fields_, summary_) \
-	{"POST", "/v1/sessions/{id}/" name, sessions_act, &(fields_), false, 202, summary_, action}
+#define ACTION_ROW(name, action, fields_, summary_)                                                \
+	{                                                                                          \
+		"POST", "/v1/sessions/{id}/" name, sessions_act, &(fields_), false, 202, summary_, \
+			action                                                                     \
+	}
 
 const struct route api_routes[] = {
 	{"GET", "/healthz", about_health, NULL, false, 200, "Is the process alive", 0},

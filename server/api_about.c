@@ -44,10 +44,9 @@ static json_t *modes_json(const struct model_info *m) {
 			bool first = t == (int)m->transition_first;
 			if (!m->transitions[t] || first != (pass == 0))
 				continue;
-			json_array_append_new(
-				modes, json_pack("{s:s, s:f}", "name",
-					       transition_name((enum transition)t), "cost_chunks",
-					       m->transition_cost_chunks[t]));
+			json_array_append_new(modes,
+				json_pack("{s:s, s:f}", "name", transition_name((enum transition)t),
+					"cost_chunks", m->transition_cost_chunks[t]));
 		}
 	return modes;
 }
@@ -60,16 +59,17 @@ static json_t *suggestions_json(const struct model_info *m) {
 static void add_model(json_t *out, const struct model_info *m) {
 	json_object_set_new(out, "suggestions", suggestions_json(m));
 	json_object_set_new(out, "modes", modes_json(m));
+	json_object_set_new(out, "chunk",
+		json_pack("{s:i, s:i, s:i, s:i, s:I}", "frames", m->chunk_frames, "first_frames",
+			m->first_chunk_frames, "fps_num", m->fps_num, "fps_den", m->fps_den,
+			"duration_us",
+			(json_int_t)m->chunk_frames * 1000000 * m->fps_den /
+				(m->fps_num ? m->fps_num : 1)));
+	json_object_set_new(out, "video",
+		json_pack("{s:[s], s:i, s:i}", "codecs", "vp9", "width", m->width, "height",
+			m->height));
 	json_object_set_new(
-		out, "chunk", json_pack("{s:i, s:i, s:i, s:i, s:I}", "frames", m->chunk_frames,
-				      "first_frames", m->first_chunk_frames, "fps_num", m->fps_num,
-				      "fps_den", m->fps_den, "duration_us",
-				      (json_int_t)m->chunk_frames * 1000000 * m->fps_den /
-					      (m->fps_num ? m->fps_num : 1)));
-	json_object_set_new(out, "video", json_pack("{s:[s], s:i, s:i}", "codecs", "vp9", "width",
-						  m->width, "height", m->height));
-	json_object_set_new(json_object_get(out, "prompt"), "max_tokens",
-		json_integer(m->prompt_tokens_max));
+		json_object_get(out, "prompt"), "max_tokens", json_integer(m->prompt_tokens_max));
 }
 
 json_t *api_capabilities(const struct conf *k, struct registry *r) {
@@ -95,8 +95,7 @@ json_t *api_capabilities(const struct conf *k, struct registry *r) {
 
 int about_capabilities(struct call *c, struct problem *p) {
 	(void)p;
-	return call_answer(
-		c, api_capabilities(c->api->config.conf, c->api->config.registry));
+	return call_answer(c, api_capabilities(c->api->config.conf, c->api->config.registry));
 }
 
 static json_t *model_json(const struct model_info *m) {
@@ -124,10 +123,10 @@ int about_status(struct call *c, struct problem *p) {
 	struct problem why = {0};
 	bool ready = registry_ready(k->registry, &why);
 	const struct engine *en = registry_engine(k->registry);
-	const char *state = ready				? "ready" :
-			    why.code == PROBLEM_MODEL_LOADING	? "loading" :
-			    why.code == PROBLEM_DRAINING	? "draining" :
-								  "failed";
+	const char *state = ready                               ? "ready"
+			    : why.code == PROBLEM_MODEL_LOADING ? "loading"
+			    : why.code == PROBLEM_DRAINING      ? "draining"
+								: "failed";
 	struct session *live[256];
 	int sessions = session_list(k->registry, NULL, 256, live);
 	for (int i = 0; i < sessions; i++)

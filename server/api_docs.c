@@ -37,9 +37,9 @@ static json_t *path_parameters(const char *pattern) {
 	json_t *list = json_array();
 	for (const char *at = strchr(pattern, '{'); at; at = strchr(at + 1, '{')) {
 		size_t n = strcspn(at, "}") - 1;
-		json_array_append_new(list,
-			json_pack("{s:s#, s:s, s:b, s:{s:s}}", "name", at + 1, (int)n, "in", "path",
-				"required", 1, "schema", "type", "string"));
+		json_array_append_new(
+			list, json_pack("{s:s#, s:s, s:b, s:{s:s}}", "name", at + 1, (int)n, "in",
+				      "path", "required", 1, "schema", "type", "string"));
 	}
 	return list;
 }
@@ -84,22 +84,23 @@ json_t *docs_openapi(void) {
 			path = json_object();
 			json_object_set_new(paths, r->pattern, path);
 		}
-		const char *verb = !strcmp(r->method, "GET")  ? "get" :
-				   !strcmp(r->method, "POST") ? "post" :
-								"delete";
+		const char *verb = !strcmp(r->method, "GET")    ? "get"
+				   : !strcmp(r->method, "POST") ? "post"
+								: "delete";
 		json_object_set_new(path, verb, operation(r));
 	}
 	return json_pack("{s:s, s:{s:s, s:s}, s:o, s:{s:{s:{s:s, s:{s:{s:{s:s}}}}}, s:{s:o}}}",
 		"openapi", "3.1.0", "info", "title", "lightforced", "version", VERSION, "paths",
-		paths, "components", "responses", "Problem", "description",
-		"Refused; RFC 9457", "content", "application/problem+json", "schema", "$ref",
+		paths, "components", "responses", "Problem", "description", "Refused; RFC 9457",
+		"content", "application/problem+json", "schema", "$ref",
 		"#/components/schemas/Problem", "schemas", "Problem", problem_schema());
 }
 
 static void add_message(json_t *messages, json_t *list, const char *name, json_t *payload) {
 	char ref[96];
 	snprintf(ref, sizeof ref, "#/components/messages/%s", name);
-	json_object_set_new(messages, name, json_pack("{s:s, s:o}", "name", name, "payload", payload));
+	json_object_set_new(
+		messages, name, json_pack("{s:s, s:o}", "name", name, "payload", payload));
 	json_array_append_new(list, json_pack("{s:s}", "$ref", ref));
 }
 

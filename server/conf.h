@@ -33,6 +33,7 @@ struct conf {
 	conf_string log_level;
 	conf_int http_connections_max, http_connections_per_ip, http_timeout_s, head_timeout_s;
 	conf_int head_bytes_max, body_bytes_max, body_timeout_s;
+	conf_int connections_per_s, connections_burst; /* of one address; loopback is free */
 	conf_int shutdown_s;
 	/* engine */
 	conf_string model, backend, precision, sparsity;

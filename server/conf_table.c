@@ -45,6 +45,10 @@ const struct conf_key conf_keys[] = {
 	INT("server", head_bytes_max, false, 1024, 65536, "16384", "Bytes of a request head."),
 	INT("server", body_bytes_max, true, 1024, 16777216, "65536", "Bytes of a request body."),
 	INT("server", body_timeout_s, false, 1, 600, "10", "Time for a whole request body."),
+	INT("server", connections_per_s, true, 1, 100000, "50",
+		"New connections a second of one address; loopback is not limited."),
+	INT("server", connections_burst, true, 1, 100000, "200",
+		"New connections of one address at once."),
 	INT("server", shutdown_s, true, 1, 600, "20",
 		"Time for the chunks in hand after SIGTERM; then the daemon ends anyway."),
 

@@ -102,13 +102,18 @@ static struct packet *subscribe(struct control_peer *peer, const json_t *message
 		stats = true;
 	}
 	peer->wants_stats = stats;
-	return wire_message("subscribed", session_id(peer->session),
-		json_pack("{s:O}", "topics", topics));
+	return wire_message(
+		"subscribed", session_id(peer->session), json_pack("{s:O}", "topics", topics));
 }
 
 #define ANY_COUNT INT64_C(9007199254740991)
 static const struct field cancel_rows[] = {
-	{.name = "id", .type = FIELD_TEXT, .required = true, .min = 1, .max = 15, .help = "Of the prompt."},
+	{.name = "id",
+		.type = FIELD_TEXT,
+		.required = true,
+		.min = 1,
+		.max = 15,
+		.help = "Of the prompt."},
 	{.name = "event_id", .type = FIELD_TEXT, .min = 1, .max = EVENT_ID_BYTES - 1},
 };
 static const struct fields cancel_fields = FIELDS(cancel_rows);
@@ -119,7 +124,10 @@ static const struct field act_rows[] = {
 		.min = 1,
 		.max = 40,
 		.help = "start, pause, resume, step, reset or keyframe."},
-	{.name = "seed", .type = FIELD_INTEGER, .max = SEED_MAX, .help = "With reset: of the new film."},
+	{.name = "seed",
+		.type = FIELD_INTEGER,
+		.max = SEED_MAX,
+		.help = "With reset: of the new film."},
 	{.name = "event_id", .type = FIELD_TEXT, .min = 1, .max = EVENT_ID_BYTES - 1},
 };
 static const struct fields act_fields = FIELDS(act_rows);
@@ -132,7 +140,10 @@ static const struct field visible_rows[] = {
 };
 static const struct fields visible_fields = FIELDS(visible_rows);
 static const struct field report_rows[] = {
-	{.name = "shown_seq", .type = FIELD_INTEGER, .max = ANY_COUNT, .help = "Last frame painted."},
+	{.name = "shown_seq",
+		.type = FIELD_INTEGER,
+		.max = ANY_COUNT,
+		.help = "Last frame painted."},
 	{.name = "buffered_frames", .type = FIELD_INTEGER, .max = ANY_COUNT},
 	{.name = "decode_us", .type = FIELD_INTEGER, .max = ANY_COUNT},
 	{.name = "dropped", .type = FIELD_INTEGER, .max = ANY_COUNT, .help = "Frames not painted."},

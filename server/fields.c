@@ -43,9 +43,9 @@ json_t *fields_read(const char *text, size_t size, struct problem *p) {
 			*near = 0;
 		problem_set(p, utf8 ? PROBLEM_INVALID_UTF8 : PROBLEM_INVALID_JSON, "",
 			"The text is not valid JSON: %s (line %d, column %d).",
-			code == json_error_null_character ? "a string holds NUL" :
-			utf8				  ? "it is not UTF-8" :
-							    e.text,
+			code == json_error_null_character ? "a string holds NUL"
+			: utf8                            ? "it is not UTF-8"
+							  : e.text,
 			e.line, e.column);
 		return NULL;
 	}
@@ -90,8 +90,7 @@ static int check_text(const struct field *f, const char *path, const json_t *v, 
 
 static int check_integer(
 	const struct field *f, const char *path, const json_t *v, struct problem *p) {
-	if (!json_is_integer(v) || json_integer_value(v) < f->min ||
-		json_integer_value(v) > f->max)
+	if (!json_is_integer(v) || json_integer_value(v) < f->min || json_integer_value(v) > f->max)
 		return problem_set(p, PROBLEM_INVALID_FIELD, path,
 			"%s must be a whole number from %lld to %lld.", path, (long long)f->min,
 			(long long)f->max);
@@ -105,9 +104,9 @@ static int check_labels(
 			"%s must be an object of at most %lld strings.", path, (long long)f->max);
 	const char *key;
 	json_t *item;
-	json_object_foreach((json_t *)(uintptr_t)v, key, item) if (!json_is_string(item) ||
-		json_string_length(item) > 256 ||
-		strlen(key) > 64) return problem_set(p, PROBLEM_INVALID_FIELD, path,
+	json_object_foreach((json_t *)(uintptr_t)v, key,
+		item) if (!json_is_string(item) || json_string_length(item) > 256 ||
+			  strlen(key) > 64) return problem_set(p, PROBLEM_INVALID_FIELD, path,
 		"%s takes names of at most 64 bytes and strings of at most 256.", path);
 	return 0;
 }
@@ -116,15 +115,16 @@ static int check_list(const struct field *f, const char *path, const json_t *v, 
 	bool ok = json_is_array(v) && (int64_t)json_array_size(v) <= f->max;
 	for (size_t i = 0; ok && i < json_array_size(v); i++)
 		ok = json_is_string(json_array_get(v, i));
-	return ok ? 0 :
-		    problem_set(p, PROBLEM_INVALID_FIELD, path,
+	return ok ? 0
+		  : problem_set(p, PROBLEM_INVALID_FIELD, path,
 			    "%s must be a list of at most %lld strings.", path, (long long)f->max);
 }
 
 static int check_at(const char *path, const json_t *v, struct problem *p) {
 	if (json_is_string(v) && !strcmp(json_string_value(v), "next"))
 		return 0;
-	const json_t *chunk = json_object_get(v, "chunk"), *time = json_object_get(v, "media_time_us");
+	const json_t *chunk = json_object_get(v, "chunk"),
+		     *time = json_object_get(v, "media_time_us");
 	const json_t *one = chunk ? chunk : time;
 	if (json_object_size(v) == 1 && json_is_integer(one) && json_integer_value(one) >= 0)
 		return 0;
@@ -135,21 +135,22 @@ static int check_at(const char *path, const json_t *v, struct problem *p) {
 static int check_object(
 	const json_t *object, const struct fields *table, const char *prefix, struct problem *p);
 
-static int check_value(const struct field *f, const char *path, const json_t *v, struct problem *p) {
+static int check_value(
+	const struct field *f, const char *path, const json_t *v, struct problem *p) {
 	switch (f->type) {
 	case FIELD_TEXT:
 		return check_text(f, path, v, p);
 	case FIELD_INTEGER:
 		return check_integer(f, path, v, p);
 	case FIELD_BOOLEAN:
-		return json_is_boolean(v) ? 0 :
-					    problem_set(p, PROBLEM_INVALID_FIELD, path,
+		return json_is_boolean(v) ? 0
+					  : problem_set(p, PROBLEM_INVALID_FIELD, path,
 						    "%s must be true or false.", path);
 	case FIELD_CHOICE:
 		if (json_is_string(v) && in_choices(f->choices, json_string_value(v)))
 			return 0;
-		return problem_set(p, PROBLEM_INVALID_FIELD, path, "%s must be one of: %s.", path,
-			f->choices);
+		return problem_set(
+			p, PROBLEM_INVALID_FIELD, path, "%s must be one of: %s.", path, f->choices);
 	case FIELD_OBJECT:
 		if (!json_is_object(v))
 			return problem_set(
@@ -250,9 +251,9 @@ static json_t *schema_of(const struct field *f) {
 			(json_int_t)f->max, "items", "type", "string");
 		break;
 	case FIELD_AT:
-		s = json_pack("{s:[{s:s}, {s:s, s:{s:{s:s}}}, {s:s, s:{s:{s:s}}}]}", "oneOf", "const",
-			"next", "type", "object", "properties", "chunk", "type", "integer", "type",
-			"object", "properties", "media_time_us", "type", "integer");
+		s = json_pack("{s:[{s:s}, {s:s, s:{s:{s:s}}}, {s:s, s:{s:{s:s}}}]}", "oneOf",
+			"const", "next", "type", "object", "properties", "chunk", "type", "integer",
+			"type", "object", "properties", "media_time_us", "type", "integer");
 		break;
 	case FIELD_REFUSED:
 		break;

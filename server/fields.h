@@ -36,7 +36,8 @@ struct fields {
 	const struct field *row;
 	size_t count;
 };
-#define FIELDS(table) {(table), sizeof(table) / sizeof *(table)}
+#define FIELDS(table)                                                                              \
+	{ (table), sizeof(table) / sizeof *(table) }
 /* Parses size bytes as one JSON object: valid UTF-8, no duplicate keys, no NUL,
  * at most JSON_DEPTH_MAX deep. NULL and *p on failure; new reference. */
 json_t *fields_read(const char *text, size_t size, struct problem *p);

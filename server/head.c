@@ -75,7 +75,8 @@ static bool parse_target(struct slice t, struct head *h, struct head_fault *f) {
 	for (size_t i = 0; i < t.size; i++)
 		if (t.at[i] <= 0x20 || t.at[i] == 0x7f || t.at[i] == '#' || t.at[i] == '\\')
 			return refuse(f, PROBLEM_BAD_REQUEST,
-				"The request target holds a character that must be percent-encoded.");
+				"The request target holds a character that must be "
+				"percent-encoded.");
 	const char *mark = memchr(t.at, '?', t.size);
 	h->path = (struct slice){t.at, mark ? (size_t)(mark - t.at) : t.size};
 	if (mark)
@@ -146,8 +147,8 @@ static bool keep_field(
 			"Transfer-Encoding is not accepted; send the body with Content-Length.");
 	if (slice_is_nocase(name, "Content-Length")) {
 		if (h->content_length >= 0)
-			return refuse(f, PROBLEM_BAD_REQUEST,
-				"Content-Length is given more than once.");
+			return refuse(
+				f, PROBLEM_BAD_REQUEST, "Content-Length is given more than once.");
 		return parse_length(value, h, f);
 	}
 	for (size_t i = 0; i < sizeof known_fields / sizeof *known_fields; i++) {
@@ -180,8 +181,8 @@ static bool parse_field(struct slice line, struct head *h, struct head_fault *f)
 	for (size_t i = 0; i < value.size; i++) {
 		unsigned char c = (unsigned char)value.at[i];
 		if ((c < 0x20 && c != '\t') || c == 0x7f)
-			return refuse(
-				f, PROBLEM_BAD_REQUEST, "A header value holds a control character.");
+			return refuse(f, PROBLEM_BAD_REQUEST,
+				"A header value holds a control character.");
 	}
 	return keep_field(name, value, h, f);
 }
@@ -215,8 +216,8 @@ enum head_result head_parse(
 			h->bytes = at;
 			return check_whole(h, fault) ? HEAD_COMPLETE : HEAD_REFUSED;
 		}
-		if (!(line_number ? parse_field(line, h, fault) :
-				    parse_request_line(line, h, fault)))
+		if (!(line_number ? parse_field(line, h, fault)
+				  : parse_request_line(line, h, fault)))
 			return HEAD_REFUSED;
 	}
 }

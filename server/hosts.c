@@ -119,8 +119,8 @@ bool hosts_accept_origin(const struct hosts *k, struct slice origin, struct slic
 			continue;
 		struct slice theirs, ours;
 		int their_port, our_port;
-		if (!hosts_split((struct slice){origin.at + n, origin.size - n}, &theirs,
-			    &their_port) ||
+		if (!hosts_split(
+			    (struct slice){origin.at + n, origin.size - n}, &theirs, &their_port) ||
 			!hosts_split(header, &ours, &our_port))
 			return false;
 		their_port = their_port < 0 ? schemes[i].port : their_port;

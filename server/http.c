@@ -103,7 +103,8 @@ static struct MHD_Response *make_response(struct response *res) {
 		size = text ? strlen(text) : 0;
 	}
 	if (!text)
-		return MHD_create_response_from_buffer(0, (void *)(uintptr_t)"", MHD_RESPMEM_PERSISTENT);
+		return MHD_create_response_from_buffer(
+			0, (void *)(uintptr_t) "", MHD_RESPMEM_PERSISTENT);
 	struct MHD_Response *r = MHD_create_response_from_buffer(size, text, MHD_RESPMEM_MUST_FREE);
 	if (!r || text != res->text)
 		return r;
@@ -133,12 +134,11 @@ static enum MHD_Result send_response(
 	if (*res->websocket)
 		header(r, "Sec-WebSocket-Version", res->websocket);
 	if (res->page)
-		page_headers(
-			r, MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Host"));
+		page_headers(r, MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Host"));
 	metrics_add(h->metrics,
-		res->status < 400 ? METRIC_HTTP_2XX :
-		res->status < 500 ? METRIC_HTTP_4XX :
-				    METRIC_HTTP_5XX,
+		res->status < 400   ? METRIC_HTTP_2XX
+		: res->status < 500 ? METRIC_HTTP_4XX
+				    : METRIC_HTTP_5XX,
 		1);
 	enum MHD_Result queued = MHD_queue_response(connection, (unsigned)res->status, r);
 	MHD_destroy_response(r);
@@ -204,8 +204,7 @@ static enum MHD_Result answer(void *ctx, struct MHD_Connection *connection, cons
 	return queued;
 }
 
-struct http *http_create(
-	const struct conf *c, struct api *a, struct metrics *m, struct error *e) {
+struct http *http_create(const struct conf *c, struct api *a, struct metrics *m, struct error *e) {
 	struct http *h = calloc(1, sizeof *h);
 	if (!h) {
 		error_set(e, -ENOMEM, "out of memory");
@@ -214,8 +213,8 @@ struct http *http_create(
 	h->conf = c;
 	h->api = a;
 	h->metrics = m;
-	h->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_INTERNAL_POLLING_THREAD |
-					     MHD_USE_ITC | MHD_USE_NO_LISTEN_SOCKET,
+	h->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_ITC |
+					     MHD_USE_NO_LISTEN_SOCKET,
 		0, NULL, NULL, answer, h, MHD_OPTION_CONNECTION_LIMIT,
 		(unsigned)c->http_connections_max, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
 		(unsigned)c->http_connections_per_ip, MHD_OPTION_CONNECTION_TIMEOUT,

@@ -23,6 +23,6 @@ struct limiter {
 };
 /* Loopback is never limited (a reverse proxy sits there); an IPv6 network
  * counts by its first 64 bits. */
-bool limiter_take(struct limiter *l, const struct sockaddr *peer, double per_s, double burst,
-	int64_t now_us);
+bool limiter_take(
+	struct limiter *l, const struct sockaddr *peer, double per_s, double burst, int64_t now_us);
 #endif

@@ -78,9 +78,9 @@ static int answer_file(struct call *c, const char *path, struct problem *p) {
 	struct response *res = c->res;
 	struct stat st;
 	const char *type = content_type(path);
-	int fd = type && plain_path(path) && c->api->page_root >= 0 ?
-			 open_below(c->api->page_root, path) :
-			 -1;
+	int fd = type && plain_path(path) && c->api->page_root >= 0
+			 ? open_below(c->api->page_root, path)
+			 : -1;
 	if (fd < 0 || fstat(fd, &st) || !S_ISREG(st.st_mode)) {
 		if (fd >= 0)
 			close(fd);

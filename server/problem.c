@@ -21,6 +21,7 @@ static const struct {
 	[PROBLEM_FORBIDDEN_ORIGIN] = {"forbidden_origin", 403, false, "Origin not allowed"},
 	[PROBLEM_NOT_FOUND] = {"not_found", 404, false, "Not found"},
 	[PROBLEM_METHOD_NOT_ALLOWED] = {"method_not_allowed", 405, false, "Method not allowed"},
+	[PROBLEM_REQUEST_TIMEOUT] = {"request_timeout", 408, true, "Request took too long"},
 	[PROBLEM_CHUNK_IN_PAST] = {"chunk_in_past", 409, true, "Chunk already begun"},
 	[PROBLEM_WRONG_STATE] = {"wrong_state", 409, false, "Not possible in this state"},
 	[PROBLEM_PROMPT_ALREADY_APPLIED] = {"prompt_already_applied", 409, false,

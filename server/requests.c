@@ -49,7 +49,8 @@ static const struct field create_rows[] = {
 		.type = FIELD_INTEGER,
 		.min = 0,
 		.max = SEED_MAX,
-		.help = "Same seed, prompts and weights: same pictures. Absent: drawn, and echoed."},
+		.help = "Same seed, prompts and weights: same pictures. Absent: drawn, and "
+			"echoed."},
 	{.name = "start",
 		.type = FIELD_CHOICE,
 		.choices = "auto manual",
@@ -83,12 +84,11 @@ static const struct field transition_rows[] = {
 };
 static const struct fields transition_fields = FIELDS(transition_rows);
 
-#define EVENT_ID_ROW \
-	{.name = "event_id", \
-		.type = FIELD_TEXT, \
-		.min = 1, \
-		.max = EVENT_ID_BYTES - 1, \
-		.help = "Your name for this request; comes back in every answer to it."}
+#define EVENT_ID_ROW                                                                               \
+	{                                                                                          \
+		.name = "event_id", .type = FIELD_TEXT, .min = 1, .max = EVENT_ID_BYTES - 1,       \
+		.help = "Your name for this request; comes back in every answer to it."            \
+	}
 
 static const struct field prompt_rows[] = {
 	EVENT_ID_ROW,

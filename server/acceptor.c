@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See acceptor.h. Waiting connections sit in an edge-triggered epoll set; each
+ * arrival peeks at all that has come so far. A refused one gets its answer, then
+ * lingers while what the client still sends is thrown away, since closing with
+ * unread bytes would reset the connection and lose the answer. */
+#include "server/acceptor.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include "server/head.h"
+#include "server/hosts.h"
+#include "server/limiter.h"
+#include "server/wire.h"
+
+#define SUBPROTOCOL "lightforced.v1"
+#define LINGER_US INT64_C(1000000)
+#define LINGER_BYTES_MAX (256 * 1024)
+#define SWEEP_MS 250
+#define EVENTS 64
+
+/* A connection that was not handed over yet. */
+struct waiting {
+	int fd; /* -1: free place */
+	int64_t deadline_us;
+	bool lingering; /* answered; only its end is awaited */
+	size_t thrown_away; /* bytes, while lingering */
+	struct sockaddr_storage peer;
+	socklen_t peer_bytes;
+};
+struct acceptor {
+	const struct conf *conf;
+	struct http *http;
+	struct ws *ws;
+	struct metrics *metrics;
+	int listener, epoll, wake, port;
+	int spare; /* descriptor given up for a moment when there are none left */
+	char host[256]; /* host part of conf->listen */
+	atomic_bool stopping;
+	atomic_llong ticked_us;
+	struct limiter limiter;
+	char *head; /* conf->head_bytes_max bytes, for peeking */
+	int waiting_max;
+	struct waiting *waiting;
+};
+
+/* Cuts "ADDR:PORT" into host (no brackets) and port. */
+static int split_listen(
+	const char *listen, char *host, size_t host_bytes, char port[8], struct error *e) {
+	struct slice name;
+	int number;
+	struct slice whole = {listen, strlen(listen)};
+	if (!hosts_split(whole, &name, &number) || number < 0 ||
+		!slice_copy(name, host, host_bytes))
+		return error_set(e, -EINVAL,
+			"[server] listen: \"%s\" is not ADDR:PORT, such as 127.0.0.1:8900 or "
+			"[::1]:8900",
+			listen);
+	snprintf(port, 8, "%d", number);
+	return 0;
+}
+
+static int open_port(struct acceptor *a, struct error *e) {
+	char port[8];
+	if (split_listen(a->conf->listen, a->host, sizeof a->host, port, e))
+		return -1;
+	struct addrinfo want = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found;
+	int failed = getaddrinfo(a->host, port, &want, &found);
+	if (failed)
+		return error_set(e, -EINVAL, "[server] listen: %s: %s", a->conf->listen,
+			gai_strerror(failed));
+	int one = 1, fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd >= 0)
+		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+	bool open = fd >= 0 && !bind(fd, found->ai_addr, found->ai_addrlen) && !listen(fd, 1024);
+	int why = errno;
+	freeaddrinfo(found);
+	a->listener = fd;
+	if (!open)
+		return error_set(
+			e, -why, "[server] listen: %s: %s", a->conf->listen, strerror(why));
+	struct sockaddr_storage bound;
+	socklen_t size = sizeof bound;
+	getsockname(fd, (struct sockaddr *)&bound, &size);
+	a->port = ntohs(bound.ss_family == AF_INET6
+				? ((struct sockaddr_in6 *)(void *)&bound)->sin6_port
+				: ((struct sockaddr_in *)(void *)&bound)->sin_port);
+	return 0;
+}
+
+static int watch(struct acceptor *a, int fd, uint32_t events, uint64_t tag) {
+	struct epoll_event ev = {.events = events, .data.u64 = tag};
+	return epoll_ctl(a->epoll, EPOLL_CTL_ADD, fd, &ev);
+}
+
+#define TAG_LISTENER UINT64_MAX
+#define TAG_WAKE (UINT64_MAX - 1)
+
+struct acceptor *acceptor_create(
+	const struct conf *c, struct http *h, struct ws *w, struct metrics *m, struct error *e) {
+	struct acceptor *a = calloc(1, sizeof *a);
+	if (!a) {
+		error_set(e, -ENOMEM, "out of memory");
+		return NULL;
+	}
+	*a = (struct acceptor){
+		.conf = c, .http = h, .ws = w, .metrics = m, .listener = -1, .wake = -1};
+	a->waiting_max = c->http_connections_max + 64;
+	a->head = malloc((size_t)c->head_bytes_max);
+	a->waiting = calloc((size_t)a->waiting_max, sizeof *a->waiting);
+	for (int i = 0; a->waiting && i < a->waiting_max; i++)
+		a->waiting[i].fd = -1;
+	a->epoll = epoll_create1(EPOLL_CLOEXEC);
+	a->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	a->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	atomic_store(&a->ticked_us, wire_now_us());
+	bool ready = a->head && a->waiting && a->epoll >= 0 && a->wake >= 0;
+	if (!ready)
+		error_set(e, -ENOMEM, "acceptor: out of memory or descriptors");
+	if (!ready || open_port(a, e) || watch(a, a->listener, EPOLLIN, TAG_LISTENER) ||
+		watch(a, a->wake, EPOLLIN, TAG_WAKE)) {
+		error_set(e, -errno, "acceptor: %s", strerror(errno));
+		acceptor_destroy(a);
+		return NULL;
+	}
+	return a;
+}
+
+static void close_fd(int *fd) {
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+void acceptor_destroy(struct acceptor *a) {
+	if (!a)
+		return;
+	for (int i = 0; a->waiting && i < a->waiting_max; i++)
+		close_fd(&a->waiting[i].fd);
+	close_fd(&a->listener);
+	close_fd(&a->epoll);
+	close_fd(&a->wake);
+	close_fd(&a->spare);
+	free(a->waiting);
+	free(a->head);
+	free(a);
+}
+
+int acceptor_port(const struct acceptor *a) {
+	return a->port;
+}
+
+int64_t acceptor_ticked_us(const struct acceptor *a) {
+	return atomic_load(&a->ticked_us);
+}
+
+void acceptor_stop(struct acceptor *a) {
+	atomic_store(&a->stopping, true);
+	if (eventfd_write(a->wake, 1))
+		return; /* full: it will wake anyway */
+}
+
+static void drop(struct waiting *w) {
+	close_fd(&w->fd); /* leaves the epoll set, too */
+}
+
+/* Throws away what came in; closes when the client did, or sends too much. */
+static void linger(struct acceptor *a, struct waiting *w) {
+	for (;;) {
+		ssize_t n = recv(w->fd, a->head, (size_t)a->conf->head_bytes_max, 0);
+		if (n > 0 && (w->thrown_away += (size_t)n) <= LINGER_BYTES_MAX)
+			continue;
+		if (n < 0 && errno == EAGAIN)
+			return;
+		drop(w);
+		return;
+	}
+}
+
+/* Writes the whole answer (it fits an empty socket buffer) and lingers. */
+static void refuse(struct acceptor *a, struct waiting *w, const struct head *h, struct problem *p,
+	const char *more_headers) {
+	char path[200] = "";
+	bool named = h && h->path.at && slice_copy(h->path, path, sizeof path);
+	json_t *document = problem_json(p, named ? path : NULL);
+	char *body = document ? json_dumps(document, JSON_COMPACT) : NULL;
+	char id[REQUEST_ID_BYTES], retry[40] = "", answer[4096];
+	http_request_id(id);
+	if (p->retry_after_s > 0)
+		snprintf(retry, sizeof retry, "Retry-After: %d\r\n", p->retry_after_s);
+	int size = snprintf(answer, sizeof answer,
+		"HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nContent-Length: "
+		"%zu\r\nX-Request-Id: %s\r\nX-Content-Type-Options: nosniff\r\nCache-Control: "
+		"no-store\r\n%s%sConnection: close\r\n\r\n%s",
+		problem_status(p->code), problem_name(p->code), body ? strlen(body) : 0, id, retry,
+		more_headers, body ? body : "");
+	free(body);
+	json_decref(document);
+	metrics_add(a->metrics, METRIC_HEADS_REFUSED, 1);
+	problem_clear(p);
+	if (size >= (int)sizeof answer ||
+		send(w->fd, answer, (size_t)size, MSG_NOSIGNAL | MSG_DONTWAIT) != size) {
+		drop(w);
+		return;
+	}
+	shutdown(w->fd, SHUT_WR);
+	w->lingering = true;
+	w->deadline_us = wire_now_us() + LINGER_US;
+	linger(a, w);
+}
+
+static void refuse_fault(
+	struct acceptor *a, struct waiting *w, const struct head *h, const struct head_fault *f) {
+	struct problem p = {0};
+	problem_set(&p, f->code, "", "%s", f->text);
+	refuse(a, w, h, &p,
+		f->code == PROBLEM_UPGRADE_REQUIRED
+			? "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+			: "");
+}
+
+/* What the upgrade asks for; session "" when its name cannot be one of ours. */
+struct stream_request {
+	char session[SESSION_ID_BYTES];
+	bool has_since;
+	uint64_t since;
+};
+
+/* True when the path is /v1/sessions/{id}/stream. */
+static bool is_stream(const struct head *h, struct stream_request *out) {
+	static const char before[] = "/v1/sessions/", after[] = "/stream";
+	size_t fixed = sizeof before - 1 + sizeof after - 1;
+	if (h->path.size <= fixed || memcmp(h->path.at, before, sizeof before - 1) != 0 ||
+		memcmp(h->path.at + h->path.size - (sizeof after - 1), after, sizeof after - 1) !=
+			0)
+		return false;
+	struct slice id = {h->path.at + sizeof before - 1, h->path.size - fixed};
+	if (memchr(id.at, '/', id.size))
+		return false;
+	if (!slice_copy(id, out->session, sizeof out->session))
+		out->session[0] = 0;
+	return true;
+}
+
+/* The query's since=SEQ; other names are left to others. */
+static bool parse_since(const struct head *h, struct stream_request *out) {
+	struct slice rest = h->query;
+	while (rest.size) {
+		const char *end = memchr(rest.at, '&', rest.size);
+		struct slice item = {rest.at, end ? (size_t)(end - rest.at) : rest.size};
+		rest.at += item.size + (end != NULL);
+		rest.size -= item.size + (end != NULL);
+		if (item.size < 6 || memcmp(item.at, "since=", 6) != 0)
+			continue;
+		char text[20], *stop;
+		struct slice digits = {item.at + 6, item.size - 6};
+		if (!slice_copy(digits, text, sizeof text) || text[0] < '0' || text[0] > '9')
+			return false;
+		out->since = strtoull(text, &stop, 10);
+		out->has_since = true;
+		if (*stop)
+			return false;
+	}
+	return true;
+}
+
+/* In the order: Host, path, method, upgrade, Origin, subprotocol. */
+static bool check(struct acceptor *a, const struct waiting *w, const struct head *h,
+	struct stream_request *stream, bool *streams, struct head_fault *f) {
+	struct sockaddr_storage local;
+	socklen_t size = sizeof local;
+	bool known = !getsockname(w->fd, (struct sockaddr *)&local, &size);
+	struct hosts hosts = {a->host, a->conf->allowed_hosts, a->conf->allowed_origins};
+	*streams = is_stream(h, stream);
+	if (!hosts_accept(&hosts, h->host, known ? (struct sockaddr *)&local : NULL)) {
+		*f = (struct head_fault){PROBLEM_HOST_NOT_ALLOWED,
+			"This daemon does not go by the name in Host; add it to [server] "
+			"allowed_hosts if it should."};
+		return false;
+	}
+	if (!hosts_accept_origin(&hosts, h->origin, h->host)) {
+		*f = (struct head_fault){PROBLEM_FORBIDDEN_ORIGIN,
+			"Pages of this Origin may not use this daemon; add it to [server] "
+			"allowed_origins if they should."};
+		return false;
+	}
+	if (h->content_length > a->conf->body_bytes_max) {
+		*f = (struct head_fault){PROBLEM_BODY_TOO_LARGE,
+			"The body is longer than [server] body_bytes_max allows."};
+		return false;
+	}
+	bool upgrade = *streams && slice_is(h->method, "GET");
+	*streams = upgrade;
+	if (!upgrade)
+		return true;
+	if (!head_check_websocket(h, SUBPROTOCOL, f))
+		return false;
+	if (!parse_since(h, stream)) {
+		*f = (struct head_fault){
+			PROBLEM_BAD_REQUEST, "since must be the seq of the last frame received."};
+		return false;
+	}
+	return true;
+}
+
+static void hand_over(struct acceptor *a, struct waiting *w, const struct stream_request *stream) {
+	epoll_ctl(a->epoll, EPOLL_CTL_DEL, w->fd, NULL);
+	if (stream)
+		ws_adopt(a->ws, w->fd, stream->session, stream->since, stream->has_since);
+	else
+		http_adopt(a->http, w->fd, (struct sockaddr *)&w->peer, w->peer_bytes);
+	w->fd = -1;
+}
+
+static void look(struct acceptor *a, struct waiting *w) {
+	if (w->lingering) {
+		linger(a, w);
+		return;
+	}
+	size_t room = (size_t)a->conf->head_bytes_max;
+	ssize_t n = recv(w->fd, a->head, room, MSG_PEEK | MSG_DONTWAIT);
+	if (n <= 0) {
+		if (n == 0 || errno != EAGAIN)
+			drop(w);
+		return;
+	}
+	struct head h;
+	struct head_fault fault;
+	switch (head_parse(a->head, (size_t)n, &h, &fault)) {
+	case HEAD_REFUSED:
+		refuse_fault(a, w, &h, &fault);
+		return;
+	case HEAD_INCOMPLETE:
+		if ((size_t)n < room)
+			return;
+		fault = (struct head_fault){PROBLEM_HEADER_TOO_LARGE,
+			"The request head is longer than [server] head_bytes_max allows."};
+		refuse_fault(a, w, &h, &fault);
+		return;
+	case HEAD_COMPLETE:
+		break;
+	}
+	struct stream_request stream = {0};
+	bool streams;
+	if (!check(a, w, &h, &stream, &streams, &fault))
+		refuse_fault(a, w, &h, &fault);
+	else
+		hand_over(a, w, streams ? &stream : NULL);
+}
+
+/* A free place; when all are taken, the one that has waited longest gives way. */
+static struct waiting *take_place(struct acceptor *a) {
+	struct waiting *oldest = &a->waiting[0];
+	for (int i = 0; i < a->waiting_max; i++) {
+		if (a->waiting[i].fd < 0)
+			return &a->waiting[i];
+		if (a->waiting[i].deadline_us < oldest->deadline_us)
+			oldest = &a->waiting[i];
+	}
+	drop(oldest);
+	return oldest;
+}
+
+static void accept_one(struct acceptor *a, int fd, const struct waiting *from) {
+	struct waiting *w = take_place(a);
+	*w = *from;
+	w->fd = fd;
+	w->lingering = false;
+	w->thrown_away = 0;
+	int64_t now_us = wire_now_us();
+	w->deadline_us = now_us + a->conf->head_timeout_s * INT64_C(1000000);
+	metrics_add(a->metrics, METRIC_CONNECTIONS, 1);
+	if (watch(a, fd, EPOLLIN | EPOLLRDHUP | EPOLLET, (uint64_t)(w - a->waiting))) {
+		drop(w);
+		return;
+	}
+	if (limiter_take(&a->limiter, (struct sockaddr *)&w->peer, a->conf->connections_per_s,
+		    a->conf->connections_burst, now_us))
+		return;
+	struct problem p = {0};
+	problem_set(&p, PROBLEM_RATE_LIMITED, "",
+		"More than %d connections a second came from this address.",
+		a->conf->connections_per_s);
+	p.retry_after_s = 1;
+	refuse(a, w, NULL, &p, "");
+}
+
+static void accept_all(struct acceptor *a) {
+	for (;;) {
+		struct waiting from = {.peer_bytes = sizeof from.peer};
+		int fd = accept4(a->listener, (struct sockaddr *)&from.peer, &from.peer_bytes,
+			SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (fd >= 0) {
+			accept_one(a, fd, &from);
+			continue;
+		}
+		if (errno != EMFILE && errno != ENFILE)
+			return;
+		/* No descriptors left: shed one connection with the spare one, or the
+		 * listener would stay readable and this loop would spin. */
+		close_fd(&a->spare);
+		fd = accept(a->listener, NULL, NULL);
+		close_fd(&fd);
+		a->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+		return;
+	}
+}
+
+/* Those out of time: silent ones are closed, others told. */
+static void sweep(struct acceptor *a, int64_t now_us) {
+	for (int i = 0; i < a->waiting_max; i++) {
+		struct waiting *w = &a->waiting[i];
+		if (w->fd < 0 || now_us < w->deadline_us)
+			continue;
+		char byte;
+		if (w->lingering || recv(w->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0) {
+			drop(w);
+			continue;
+		}
+		struct head_fault late = {PROBLEM_REQUEST_TIMEOUT,
+			"The request head did not come in time ([server] head_timeout_s)."};
+		refuse_fault(a, w, NULL, &late);
+	}
+}
+
+void acceptor_run(struct acceptor *a) {
+	struct epoll_event ev[EVENTS];
+	int64_t swept_us = 0;
+	while (!atomic_load(&a->stopping)) {
+		int n = epoll_wait(a->epoll, ev, EVENTS, SWEEP_MS);
+		for (int i = 0; i < n; i++) {
+			uint64_t tag = ev[i].data.u64;
+			if (tag == TAG_LISTENER)
+				accept_all(a);
+			else if (tag < (uint64_t)a->waiting_max && a->waiting[tag].fd >= 0)
+				look(a, &a->waiting[tag]);
+		}
+		int64_t now_us = wire_now_us();
+		atomic_store(&a->ticked_us, now_us);
+		if (now_us - swept_us < SWEEP_MS * 1000)
+			continue;
+		swept_us = now_us;
+		sweep(a, now_us);
+	}
+	close_fd(&a->listener);
+	for (int i = 0; i < a->waiting_max; i++)
+		drop(&a->waiting[i]);
+}
