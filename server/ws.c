@@ -30,7 +30,7 @@ static_assert(PACKET_HEADROOM >= FRAME_HEADER_BYTES + LWS_PRE, "headroom of a pa
 #define WRITE_BYTES 262144 /* most that one write hands to the kernel */
 #define CLOSE_SECONDS 5 /* for a peer that does not read its close frame */
 #define DRAIN_US (2 * INT64_C(1000000))
-#define REASON_BYTES 100
+#define REASON_BYTES 120 /* a close frame has room for 123 */
 
 /* What other threads put into the inbox. */
 enum event_kind { EVENT_MESSAGE, EVENT_FINISH, EVENT_ADOPT };
@@ -93,6 +93,13 @@ struct ws {
 	int64_t drain_until_us; /* 0: not draining */
 };
 
+/* Reasons are our own ASCII sentences: cutting is safe. */
+static void copy_reason(char out[REASON_BYTES], const char *text) {
+	size_t n = strnlen(text, REASON_BYTES - 1);
+	memcpy(out, text, n);
+	out[n] = 0;
+}
+
 static void event_drop(void *item) {
 	struct event *ev = item;
 	packet_unref(ev->packet);
@@ -135,7 +142,7 @@ void ws_publish(void *ws, struct session *s, struct packet *p) {
 void ws_finish(void *ws, struct session *s, int close_code, const char *reason) {
 	struct event ev = {
 		.kind = EVENT_FINISH, .session = session_ref(s), .close_code = close_code};
-	snprintf(ev.reason, sizeof ev.reason, "%s", reason ? reason : "");
+	copy_reason(ev.reason, reason ? reason : "");
 	post(ws, &ev);
 }
 
@@ -150,7 +157,7 @@ static void close_peer(struct peer *x, int code, bool now, const char *reason) {
 		return;
 	x->close_code = code;
 	x->close_now = now;
-	snprintf(x->reason, sizeof x->reason, "%s", reason);
+	copy_reason(x->reason, reason);
 	lws_callback_on_writable(x->wsi);
 	/* One that does not read will not become writable either. */
 	if (now)
