@@ -125,9 +125,10 @@ static int make(struct daemon *d, struct error *e) {
 	if (!d->registry || make_encoders(d, e) != 0)
 		return e->code;
 	d->gpu = gpu_create(d->registry, d->encoder, d->encoders, e);
-	d->ws = d->gpu ? ws_create(&d->conf, d->registry, e) : NULL;
+	d->ws = d->gpu ? ws_create(&d->conf, &d->metrics, e) : NULL;
 	if (!d->ws)
 		return e->code;
+	ws_registry(d->ws, d->registry);
 	d->outlet = (struct outlet){d->ws, ws_publish, ws_finish};
 	int back = registry_restore(d->registry);
 	if (back > 0)
