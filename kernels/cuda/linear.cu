@@ -5,7 +5,6 @@
  * Algorithms are looked up once per (layer, rows). Bound by the tensor cores. */
 #include <stdlib.h>
 #include <string.h>
-#include <vector>
 
 #include "kernels/cuda/common.cuh"
 
@@ -31,41 +30,12 @@ struct linear {
 	int plans;
 };
 
-static cudaDataType_t weight_type(enum precision p) {
-	return p == PRECISION_F32 ? CUDA_R_32F : p == PRECISION_BF16 ? CUDA_R_16BF : CUDA_R_8F_E4M3;
+static enum dtype weight_dtype(enum precision p) {
+	return p == PRECISION_F32 ? DTYPE_F32 : p == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_FP8_E4M3;
 }
 
-/* Host weights to f32 rows, scales applied. */
-static float host_value(const struct tensor *t, int64_t i) {
-	const char *p = (const char *)t->data + (size_t)i * dtype_bytes(t->dtype);
-	float s = t->scale ? t->scale[i / tensor_cols(t)] : 1.f;
-	switch (t->dtype) {
-	case DTYPE_BF16: {
-		uint16_t u;
-		memcpy(&u, p, 2);
-		uint32_t w = (uint32_t)u << 16;
-		float f;
-		memcpy(&f, &w, 4);
-		return f * s;
-	}
-	case DTYPE_F16: {
-		__half h;
-		memcpy(&h, p, 2);
-		return __half2float(h) * s;
-	}
-	case DTYPE_FP8_E4M3: {
-		__nv_fp8_e4m3 q;
-		memcpy(&q, p, 1);
-		return float(q) * s;
-	}
-	case DTYPE_I8:
-		return (float)*(const int8_t *)p * s;
-	default: {
-		float f;
-		memcpy(&f, p, 4);
-		return f * s;
-	}
-	}
+static cudaDataType_t weight_type(enum precision p) {
+	return p == PRECISION_F32 ? CUDA_R_32F : p == PRECISION_BF16 ? CUDA_R_16BF : CUDA_R_8F_E4M3;
 }
 
 void cuda_linear_destroy(struct backend *be, struct linear *l) {
@@ -78,61 +48,52 @@ void cuda_linear_destroy(struct backend *be, struct linear *l) {
 	free(l);
 }
 
-static int upload(struct backend *be, void **dst, const void *src, size_t bytes, struct error *e) {
-	*dst = cuda_alloc(be, bytes, e);
-	if (!*dst)
-		return -ENOMEM;
-	backend_upload(be, *dst, src, bytes);
-	return 0;
-}
-
-static int upload_weight(struct backend *be, struct linear *l, const struct tensor *w, struct error *e) {
-	int64_t n = l->out * l->in;
-	if (l->precision == PRECISION_F32) {
-		std::vector<float> f((size_t)n);
-		for (int64_t i = 0; i < n; i++)
-			f[(size_t)i] = host_value(w, i);
-		return upload(be, &l->w, f.data(), (size_t)n * 4, e);
-	}
-	if (l->precision == PRECISION_BF16) {
-		if (w->dtype == DTYPE_BF16)
-			return upload(be, &l->w, w->data, (size_t)n * 2, e);
-		std::vector<__nv_bfloat16> b((size_t)n);
-		for (int64_t i = 0; i < n; i++)
-			b[(size_t)i] = __float2bfloat16_rn(host_value(w, i));
-		return upload(be, &l->w, b.data(), (size_t)n * 2, e);
-	}
-	std::vector<__nv_fp8_e4m3> q((size_t)n);
-	std::vector<float> scale((size_t)l->out), row((size_t)l->in);
-	for (int64_t r = 0; r < l->out; r++) {
-		float top = 1e-5f;
-		for (int64_t i = 0; i < l->in; i++) {
-			row[(size_t)i] = host_value(w, r * l->in + i);
-			top = fmaxf(top, fabsf(row[(size_t)i]));
+/* Host tensor -> device memory of another dtype: the codes travel as they are and
+ * are converted there, so a 14 B model is quantised in seconds. */
+static int place(struct backend *be, void **dst, float **dst_scale, enum dtype to, const struct tensor *host,
+	struct error *e) {
+	int64_t rows = tensor_row_count(host), cols = tensor_cols(host);
+	size_t codes = align_up(tensor_bytes(host)), scales = host->scale ? align_up((size_t)rows * 4) : 0;
+	char *room = (char *)cuda_alloc(be, codes + scales, e);
+	struct tensor out = tensor_2d(cuda_alloc(be, (size_t)(rows * cols) * dtype_bytes(to), e), to, rows, cols);
+	*dst = out.data;
+	if (to == DTYPE_FP8_E4M3)
+		out.scale = *dst_scale = (float *)cuda_alloc(be, (size_t)rows * 4, e);
+	if (room && out.data && (to != DTYPE_FP8_E4M3 || out.scale)) {
+		struct tensor in = tensor_2d(room, host->dtype, rows, cols);
+		backend_upload(be, room, host->data, tensor_bytes(host));
+		if (host->scale) {
+			in.scale = (float *)(room + codes);
+			backend_upload(be, in.scale, host->scale, (size_t)rows * 4);
 		}
-		scale[(size_t)r] = top / 448.f;
-		for (int64_t i = 0; i < l->in; i++)
-			q[(size_t)(r * l->in + i)] = __nv_fp8_e4m3(row[(size_t)i] * (448.f / top));
+		cuda_convert(be, &out, &in);
+		backend_sync(be, e); /* before the source is given back */
 	}
-	if (upload(be, &l->w, q.data(), (size_t)n, e) < 0)
-		return -ENOMEM;
-	return upload(be, (void **)&l->scale, scale.data(), scale.size() * 4, e);
+	backend_free(be, room);
+	return e && e->code ? e->code : 0;
 }
 
-static int upload_bias(struct backend *be, struct linear *l, const struct tensor *b, struct error *e) {
-	std::vector<float> f((size_t)l->out);
-	std::vector<__nv_bfloat16> h((size_t)l->out);
-	for (int64_t i = 0; i < l->out; i++) {
-		f[(size_t)i] = host_value(b, i);
-		h[(size_t)i] = __float2bfloat16_rn(f[(size_t)i]);
-	}
-	if (upload(be, (void **)&l->bias, f.data(), f.size() * 4, e) < 0)
-		return -ENOMEM;
-	return upload(be, &l->bias_bf16, h.data(), h.size() * 2, e);
+/* Weight and bias in the forms the products need. */
+static int linear_fill(struct backend *be, struct linear *l, const struct tensor *w, const struct tensor *b,
+	struct error *e) {
+	struct tensor matrix = tensor_2d(w->data, w->dtype, l->out, l->in);
+	matrix.scale = w->scale;
+	int r = place(be, &l->w, &l->scale, weight_dtype(l->precision), &matrix, e);
+	if (r < 0 || !b)
+		return r;
+	struct tensor row = tensor_2d(b->data, b->dtype, 1, l->out);
+	row.scale = b->scale;
+	r = place(be, (void **)&l->bias, nullptr, DTYPE_F32, &row, e);
+	return r < 0 ? r : place(be, &l->bias_bf16, nullptr, DTYPE_BF16, &row, e);
 }
 
 struct linear *cuda_linear_create(struct backend *be, const struct tensor *w, const struct tensor *b, enum precision p,
 	struct error *e) {
+	struct error own = {};
+	if (p == PRECISION_INT8) {
+		error_set(e, -EINVAL, "precision: int8 is a CPU mode; on a GPU use fp8 or bf16");
+		return nullptr;
+	}
 	struct linear *l = (struct linear *)calloc(1, sizeof *l);
 	if (!l) {
 		error_set(e, -ENOMEM, "no host memory for a linear layer");
@@ -141,19 +102,15 @@ struct linear *cuda_linear_create(struct backend *be, const struct tensor *w, co
 	l->in = tensor_cols(w);
 	l->out = tensor_count(w) / l->in;
 	l->precision = p == PRECISION_AUTO ? PRECISION_BF16 : p;
-	if (p == PRECISION_INT8) {
-		error_set(e, -EINVAL, "precision: int8 is a CPU mode; on a GPU use fp8 or bf16");
-		goto fail;
-	}
 	/* The library wants 16-byte rows for 8-bit operands. */
 	if (l->precision == PRECISION_FP8 && (l->in % 16 || l->out % 16))
 		l->precision = PRECISION_BF16;
-	if (upload_weight(be, l, w, e) < 0 || (b && upload_bias(be, l, b, e) < 0))
-		goto fail;
+	if (linear_fill(be, l, w, b, &own) < 0) {
+		error_set(e, own.code, "%s", own.text);
+		cuda_linear_destroy(be, l);
+		return nullptr;
+	}
 	return l;
-fail:
-	cuda_linear_destroy(be, l);
-	return nullptr;
 }
 
 /* Descriptors of one product: column-major D[out, n] = W^T[out, in] X[in, n]. */
@@ -243,8 +200,7 @@ static void multiply(struct backend *be, void *y, cudaDataType_t y_type, const v
 /* x in the weight's type: itself, or converted behind the library's workspace. */
 static const void *operand(struct backend *be, const struct linear *l, const struct tensor *x, const float **scale,
 	size_t *used) {
-	enum dtype want = l->precision == PRECISION_F32 ? DTYPE_F32 :
-		l->precision == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_FP8_E4M3;
+	enum dtype want = weight_dtype(l->precision);
 	*scale = x->scale;
 	*used = WORKSPACE_BYTES;
 	if (x->dtype == want)
