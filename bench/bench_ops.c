@@ -4,7 +4,8 @@
  * GB/s (inputs and outputs once). Dense linears stand for the peak that
  * attention is compared with.
  *
- *	bench_ops [--backend cpu] [--threads 0] [--seconds 0.3] [--geometry demo|wan] [OP]
+ *	bench_ops [--backend cpu] [--threads 0] [--seconds 0.3] [--geometry demo|wan] [--kv
+ *f32|bf16] [OP]
  *
  * LIGHTFORCED_CPU_ISA limits the instruction set. OP: only ops with this in
  * their name. */
@@ -35,6 +36,7 @@ struct bench {
 	struct geometry g;
 	double seconds;
 	const char *filter;
+	enum dtype kv;
 	int n, d; /* tokens of a chunk, model width */
 	struct tensor x, y, wide, wide2, qkv, residual, gate, gain, q_mean, text, rgb, yuv, planes;
 	struct rope rope;
@@ -118,7 +120,7 @@ static void fill(struct bench *b) {
 		4 * g->current, g->height * g->width * 3 / 2);
 	b->planes = make(b, DIMS(g->current, 16, g->height / 8, g->width / 8));
 	b->store.shape = (struct kv_shape){
-		g->heads, g->head_dim, g->frame_tokens, g->block, g->frames, DTYPE_F32};
+		g->heads, g->head_dim, g->frame_tokens, g->block, g->frames, b->kv};
 	b->store.data = backend_alloc(b->be, b->ops->kv_bytes(&b->store.shape), &e);
 	b->list = (struct block_list){g->heads, g->current * blocks, g->keep, NULL};
 	b->list.index = backend_alloc(
@@ -311,6 +313,8 @@ int main(int argc, char **argv) {
 			config.threads = (int)strtol(value, NULL, 10);
 		else if (value && strcmp(argv[i - 1], "--seconds") == 0)
 			b.seconds = strtod(value, NULL);
+		else if (value && strcmp(argv[i - 1], "--kv") == 0)
+			b.kv = strcmp(value, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
 		else if (!value || strcmp(argv[i - 1], "--geometry") != 0 ||
 			 set_geometry(&b, value) < 0)
 			return usage();

@@ -10,12 +10,10 @@
 #ifndef KERNELS_CPU_ATTEND_H
 #define KERNELS_CPU_ATTEND_H
 #include <math.h>
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/simd.h"
 
-#define LANES 16 /* queries that travel together */
 #define LANE_VECTORS (LANES / VF_LANES)
-#define TILE 128 /* keys between two looks at the maximum */
-#define ATTEND_DIM_MAX 512
 #define SCORE_ROWS (LANE_VECTORS == 1 ? 8 : 4) /* rows times vectors fill the FMA pipes */
 
 struct attend {

@@ -4,32 +4,20 @@
  * and feed struct attend runs of keys. Compiled per instruction set. */
 #include "kernels/cpu/attend.h"
 
-#include <errno.h>
-
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/kv.h"
 
 void CPU_NAME(attention_fill)(struct ops *ops);
+extern const struct attention16 CPU_NAME(attention16);
 
-#define FRAMES_MAX 1024 /* visible */
-
-struct kv_job {
-	float *y;
-	const float *q;
-	const struct block_list *list; /* NULL: dense */
-	const struct kv_shape *shape;
-	const float *frame[FRAMES_MAX]; /* slot memory of each visible frame */
-	int64_t frames, tokens; /* visible frames; queries */
-	int64_t tiles_per_block; /* of LANES queries */
-};
-
-/* The keys of block `index` for head h; neighbouring blocks join up in memory. */
+/* The keys of block `index` for head h. */
 static struct run block_run(const struct kv_job *j, int64_t h, int64_t index) {
 	const struct kv_shape *s = j->shape;
-	int64_t blocks = kv_blocks(s), frame = index / blocks, block = index % blocks;
-	const float *k = j->frame[frame] + (h * s->frame_tokens + block * s->block) * s->head_dim;
-	return (struct run){.k = k,
-		.v = k + kv_plane_floats(s),
+	int64_t blocks = kv_blocks(s), block = index % blocks;
+	int64_t at = (h * s->frame_tokens + block * s->block) * s->head_dim;
+	const char *keys = j->keys[index / blocks];
+	return (struct run){.k = (const float *)keys + at,
+		.v = (const float *)(keys + kv_keys_bytes(s)) + at,
 		.stride = s->head_dim,
 		.count = kv_block_tokens(s, block)};
 }
@@ -67,45 +55,18 @@ static void feed_run(struct feed *f, struct run run) {
 	}
 }
 
-static void feed_list(struct feed *f, const struct kv_job *j, int64_t h, int64_t query_block) {
-	const struct block_list *list = j->list;
-	const int32_t *index = list->index + (h * list->query_blocks + query_block) * list->kept;
-	for (int64_t i = 0; i < list->kept; i++)
-		feed_run(f, block_run(j, h, index[i]));
-}
-
+/* All keys of a head, frame by frame: longer runs than blocks are. */
 static void feed_all(struct feed *f, const struct kv_job *j, int64_t h) {
-	const struct kv_shape *s = j->shape;
 	for (int64_t i = 0; i < j->frames; i++) {
-		const float *k = j->frame[i] + h * s->frame_tokens * s->head_dim;
-		feed_run(f, (struct run){.k = k,
-				    .v = k + kv_plane_floats(s),
-				    .stride = s->head_dim,
-				    .count = s->frame_tokens});
+		struct run run = block_run(j, h, i * kv_blocks(j->shape));
+		run.count = j->shape->frame_tokens;
+		feed_run(f, run);
 	}
 }
 
-/* Queries of tile t of a head: where they begin, how many, in which block. */
-struct query_tile {
-	int64_t first, count, block;
-};
-
-static struct query_tile query_tile(const struct kv_job *j, int64_t t) {
-	if (!j->list) {
-		int64_t left = j->tokens - t * LANES;
-		return (struct query_tile){t * LANES, left < LANES ? left : LANES, 0};
-	}
-	const struct kv_shape *s = j->shape;
-	int64_t block = t / j->tiles_per_block, inside = t % j->tiles_per_block * LANES;
-	int64_t in_frame = block % kv_blocks(s), left = kv_block_tokens(s, in_frame) - inside;
-	return (struct query_tile){
-		block / kv_blocks(s) * s->frame_tokens + in_frame * s->block + inside,
-		left < LANES ? left : LANES, block};
-}
-
-static int64_t tiles_per_head(const struct kv_job *j) {
-	return j->list ? j->list->query_blocks * j->tiles_per_block
-		       : (j->tokens + LANES - 1) / LANES;
+static void feed_list(struct feed *f, const struct kv_job *j, int64_t h, int64_t query_block) {
+	for (int64_t i = 0; i < j->list->kept; i++)
+		feed_run(f, block_run(j, h, listed_block(j, h, query_block, i)));
 }
 
 static void attention_tiles(void *ctx, int64_t begin, int64_t end, int worker) {
@@ -132,18 +93,18 @@ static void attention_tiles(void *ctx, int64_t begin, int64_t end, int worker) {
 }
 
 /* 0 when the spans do not fit each other. */
-static int64_t visible_frames(const struct kv_span *spans, int n_spans, const float **frame) {
+static int64_t visible_frames(const struct kv_span *spans, int n_spans, const void **keys) {
 	int64_t n = 0;
 	const struct kv_shape *s = &spans[0].store->shape;
 	for (int i = 0; i < n_spans; i++) {
 		const struct kv_shape *t = &spans[i].store->shape;
 		if (t->heads != s->heads || t->head_dim != s->head_dim || t->block != s->block ||
-			t->frame_tokens != s->frame_tokens || spans[i].first < 0 ||
-			spans[i].first + spans[i].count > t->frames ||
-			n + spans[i].count > FRAMES_MAX)
+			t->frame_tokens != s->frame_tokens || t->dtype != s->dtype ||
+			spans[i].first < 0 || spans[i].first + spans[i].count > t->frames ||
+			n + spans[i].count > ATTEND_FRAMES_MAX)
 			return 0;
 		for (int k = 0; k < spans[i].count; k++)
-			frame[n++] = kv_keys(spans[i].store, spans[i].first + k);
+			keys[n++] = kv_keys(spans[i].store, spans[i].first + k);
 	}
 	return n;
 }
@@ -155,24 +116,35 @@ static bool list_fits(const struct block_list *list, const struct kv_job *j) {
 	       list->kept <= j->frames * kv_blocks(s);
 }
 
+/* The kernel for this type of keys. */
+static pool_fn tiles_for(struct backend *be, const struct kv_shape *s) {
+	const struct attention16 *fast = cpu_of(be)->attention16;
+	if (s->dtype == DTYPE_F32)
+		return attention_tiles;
+	bool fits =
+		fast && s->block % fast->keys_step == 0 && s->head_dim % fast->channels_step == 0;
+	return fits ? fast->tiles : CPU_NAME(attention16).tiles;
+}
+
 static void attention(struct backend *be, struct tensor *y, const struct tensor *q,
 	const struct kv_span *spans, int n_spans, const struct block_list *list) {
 	struct kv_job job = {
 		.y = y->data, .q = q->data, .list = list, .shape = &spans[0].store->shape};
 	const struct kv_shape *s = job.shape;
-	job.frames = visible_frames(spans, n_spans, job.frame);
+	job.frames = visible_frames(spans, n_spans, job.keys);
 	job.tokens = tensor_count(q) / ((int64_t)s->heads * s->head_dim);
 	job.tiles_per_block = (s->block + LANES - 1) / LANES;
+	bool kept = s->dtype == DTYPE_F32 || (s->dtype == DTYPE_BF16 && s->head_dim % 2 == 0);
 	if (!cpu_check(be, job.frames > 0, "attention", "the spans differ or exceed their stores",
 		    NULL) ||
-		!cpu_check(be, s->dtype == DTYPE_F32 && s->head_dim <= ATTEND_DIM_MAX, "attention",
-			"keys must be f32, at most 512 channels a head", NULL) ||
+		!cpu_check(be, kept && s->head_dim <= ATTEND_DIM_MAX, "attention",
+			"keys must be f32 or bf16, at most 512 channels a head", NULL) ||
 		!cpu_check(be, cpu_alike(y, q), "attention", "y is not f32 of q's size:", y) ||
 		!cpu_check(be, !list || list_fits(list, &job), "attention",
 			"the block list does not fit q:", q))
 		return;
 	int64_t items = s->heads * tiles_per_head(&job);
-	pool_run(cpu_pool(be), items, pool_grain(cpu_pool(be), items, 1), attention_tiles, &job);
+	pool_run(cpu_pool(be), items, pool_grain(cpu_pool(be), items, 1), tiles_for(be, s), &job);
 }
 
 struct sdpa_job {

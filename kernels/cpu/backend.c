@@ -164,7 +164,7 @@ static struct backend_info cpu_info(const struct backend *be) {
 		.precision = c->dense->has(c->dense_context, PRECISION_BF16) ? PRECISION_BF16
 									     : PRECISION_F32,
 		.activation = DTYPE_F32,
-		.kv = DTYPE_F32,
+		.kv = c->attention16 ? DTYPE_BF16 : DTYPE_F32,
 	};
 	memcpy(info.name, c->name, sizeof info.name);
 	return info;
@@ -277,6 +277,7 @@ struct backend *cpu_backend_create(
 		cpu_destroy(&c->base);
 		return NULL;
 	}
+	c->attention16 = cpu_attention16_find(&c->features);
 	cpu_isa_fill_ops(c->features.isa, &c->base.ops);
 	cpu_linear_fill(&c->base.ops);
 	cpu_conv_fill(&c->base.ops);

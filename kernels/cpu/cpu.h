@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include "kernels/backend_impl.h"
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/dense.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/pool.h"
@@ -15,6 +16,7 @@ struct cpu_backend {
 	struct backend base; /* first */
 	struct pool *pool;
 	struct cpu_features features;
+	const struct attention16 *attention16; /* for bf16 keys; NULL: the set's plain one */
 	size_t allocated; /* bytes held now */
 	uint64_t marks;
 	char name[96];

@@ -2,12 +2,18 @@
 /* Which instruction sets this CPU has and which this build was compiled for. */
 #include "kernels/cpu/isa.h"
 
+#include "config.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#if HAVE_X86_ISAS
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
-#include "config.h"
-
+extern const struct attention16 attention16_avx512bf16, attention16_amx;
 void cpu_ops_baseline(struct ops *ops);
 void cpu_ops_avx2(struct ops *ops);
 void cpu_ops_avx512(struct ops *ops);
@@ -44,24 +50,32 @@ static const struct {
 #endif
 };
 
-static int read_limit(enum cpu_isa *limit, struct error *e) {
+/* Limits above the sets that everything is compiled for. */
+enum { LIMIT_AVX512 = CPU_ISA_AVX512, LIMIT_AVX512_BF16, LIMIT_AMX };
+
+static const char *const limits[] = {[CPU_ISA_BASELINE] = "baseline",
+	[CPU_ISA_AVX2] = "avx2",
+	[LIMIT_AVX512] = "avx512",
+	[LIMIT_AVX512_BF16] = "avx512bf16",
+	[LIMIT_AMX] = "amx"};
+
+static int read_limit(int *limit, struct error *e) {
 	const char *name = getenv("LIGHTFORCED_CPU_ISA"); /* NOLINT(concurrency-mt-unsafe) */
-	*limit = CPU_ISA_COUNT - 1;
+	*limit = LIMIT_AMX;
 	if (!name || !*name)
 		return 0;
-	for (int i = 0; i < CPU_ISA_COUNT; i++) {
-		if (strcmp(name, isas[i].name) == 0) {
-			*limit = (enum cpu_isa)i;
+	for (int i = 0; i <= LIMIT_AMX; i++) {
+		if (strcmp(name, limits[i]) == 0) {
+			*limit = i;
 			return 0;
 		}
 	}
 	return error_set(e, -EINVAL,
-		"LIGHTFORCED_CPU_ISA=%.40s: unknown, use baseline, avx2 or avx512", name);
+		"LIGHTFORCED_CPU_ISA=%.40s: unknown, use baseline, avx2, avx512, avx512bf16 or amx",
+		name);
 }
 
 #if HAVE_X86_ISAS
-#include <cpuid.h>
-
 static bool leaf7_bit(unsigned subleaf, int reg, int bit) {
 	unsigned r[4];
 	if (!__get_cpuid_count(7, subleaf, &r[0], &r[1], &r[2], &r[3]))
@@ -69,34 +83,54 @@ static bool leaf7_bit(unsigned subleaf, int reg, int bit) {
 	return r[reg] >> bit & 1;
 }
 
+/* The kernel hands out tile registers only when asked. */
+static bool tiles_permitted(void) {
+	enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+	return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+
 /* By cpuid, because compilers differ in the names they know. */
-static void detect_extras(struct cpu_features *f) {
+static void detect_extras(struct cpu_features *f, int limit) {
 	enum { EAX, EBX, ECX, EDX };
-	bool wide = f->isa >= CPU_ISA_AVX512;
-	f->avx512_bf16 = wide && leaf7_bit(1, EAX, 5);
-	f->avx512_vnni = wide && leaf7_bit(0, ECX, 11);
-	f->avx_vnni = wide && leaf7_bit(1, EAX, 4);
-	f->amx_bf16 = wide && leaf7_bit(0, EDX, 24) && leaf7_bit(0, EDX, 22);
-	f->amx_int8 = wide && leaf7_bit(0, EDX, 24) && leaf7_bit(0, EDX, 25);
+	if (f->isa < CPU_ISA_AVX512)
+		return;
+	f->avx512_vnni = leaf7_bit(0, ECX, 11);
+	f->avx_vnni = leaf7_bit(1, EAX, 4);
+	f->avx512_bf16 = limit >= LIMIT_AVX512_BF16 && leaf7_bit(1, EAX, 5);
+	bool tiles = limit >= LIMIT_AMX && leaf7_bit(0, EDX, 24) && tiles_permitted();
+	f->amx_bf16 = tiles && leaf7_bit(0, EDX, 22);
+	f->amx_int8 = tiles && leaf7_bit(0, EDX, 25);
 }
 #else
-static void detect_extras(struct cpu_features *f) {
+static void detect_extras(struct cpu_features *f, int limit) {
 	(void)f;
+	(void)limit;
 }
 #endif
 
 int cpu_features_detect(struct cpu_features *f, struct error *e) {
-	enum cpu_isa limit;
+	int limit;
 	memset(f, 0, sizeof *f);
 	int code = read_limit(&limit, e);
 	if (code < 0)
 		return code;
-	for (int i = 0; i <= (int)limit; i++) {
+	for (int i = 0; i <= limit && i < CPU_ISA_COUNT; i++) {
 		if (isas[i].has && isas[i].has())
 			f->isa = (enum cpu_isa)i;
 	}
-	detect_extras(f);
+	detect_extras(f, limit);
 	return 0;
+}
+
+const struct attention16 *cpu_attention16_find(const struct cpu_features *f) {
+#if HAVE_BF16_ISAS
+	if (f->amx_bf16 && f->avx512_bf16)
+		return &attention16_amx;
+	if (f->avx512_bf16)
+		return &attention16_avx512bf16;
+#endif
+	(void)f;
+	return NULL;
 }
 
 const char *cpu_isa_name(enum cpu_isa isa) {

@@ -3,8 +3,8 @@
  * exported name carries the set's suffix, and this is the one place where a set
  * is chosen. Adding one: a row in isa.c and a row in kernels/meson.build.
  *
- * LIGHTFORCED_CPU_ISA=baseline|avx2|avx512 in the environment limits the choice,
- * for tests and for comparing. Thread: any. */
+ * LIGHTFORCED_CPU_ISA=baseline|avx2|avx512|avx512bf16|amx in the environment
+ * limits the choice, for tests and for comparing. Thread: any. */
 #ifndef KERNELS_CPU_ISA_H
 #define KERNELS_CPU_ISA_H
 #include <stdbool.h>
@@ -22,6 +22,7 @@
 enum cpu_isa { CPU_ISA_BASELINE, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_COUNT };
 
 /* What this CPU has, after the limit. */
+struct attention16;
 struct cpu_features {
 	enum cpu_isa isa;
 	bool avx512_bf16, avx512_vnni, avx_vnni, amx_bf16, amx_int8;
@@ -29,6 +30,8 @@ struct cpu_features {
 /* 0, or -EINVAL and *e when LIGHTFORCED_CPU_ISA is no known name. */
 int cpu_features_detect(struct cpu_features *f, struct error *e);
 const char *cpu_isa_name(enum cpu_isa isa); /* as LIGHTFORCED_CPU_ISA spells it */
+/* bf16 attention on this CPU's own instructions; NULL when it has none. */
+const struct attention16 *cpu_attention16_find(const struct cpu_features *f);
 /* Fills every op but linear* and conv*, compiled for this set. */
 void cpu_isa_fill_ops(enum cpu_isa isa, struct ops *ops);
 #endif

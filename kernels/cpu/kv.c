@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <math.h>
 
+#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/simd.h"
 
@@ -52,6 +53,69 @@ static void turn_head(float *restrict y, double *restrict sum, const float *rest
 		sum[i] += (double)y[i];
 }
 
+/* Row (head, token) of the keys: c values of the store's type. */
+static void put_key(
+	const struct kv_store *store, int64_t slot, int64_t h, int64_t i, const float *restrict k) {
+	const struct kv_shape *s = &store->shape;
+	int64_t at = (h * s->frame_tokens + i) * s->head_dim;
+	if (s->dtype == DTYPE_F32) {
+		memcpy((float *)kv_keys(store, slot) + at, k, (size_t)s->head_dim * sizeof *k);
+		return;
+	}
+	uint16_t *restrict to = (uint16_t *)kv_keys(store, slot) + at;
+	for (int64_t d = 0; d < s->head_dim; d++)
+		to[d] = bf16_of(k[d]);
+}
+
+static void get_key(
+	float *restrict k, const struct kv_store *store, int64_t slot, int64_t h, int64_t i) {
+	const struct kv_shape *s = &store->shape;
+	int64_t at = (h * s->frame_tokens + i) * s->head_dim;
+	if (s->dtype == DTYPE_F32) {
+		memcpy(k, (const float *)kv_keys(store, slot) + at,
+			(size_t)s->head_dim * sizeof *k);
+		return;
+	}
+	const uint16_t *restrict from = (const uint16_t *)kv_keys(store, slot) + at;
+	for (int64_t d = 0; d < s->head_dim; d++)
+		k[d] = bf16_value(from[d]);
+}
+
+/* The values of one block of one head, from token rows `stride` floats apart. */
+static void put_values(const struct kv_store *store, int64_t slot, int64_t h, int64_t block,
+	const float *restrict v, int64_t stride) {
+	const struct kv_shape *s = &store->shape;
+	int64_t c = s->head_dim, tokens = kv_block_tokens(s, block), pitch = kv_pitch(s);
+	if (s->dtype == DTYPE_F32) {
+		float *to = (float *)kv_values(store, slot) +
+			    (h * s->frame_tokens + block * s->block) * c;
+		for (int64_t i = 0; i < tokens; i++)
+			memcpy(to + i * c, v + i * stride, (size_t)c * sizeof *to);
+		return;
+	}
+	uint16_t *restrict to =
+		(uint16_t *)kv_values(store, slot) + (h * kv_blocks(s) + block) * c * pitch;
+	for (int64_t d = 0; d < c; d++) {
+		for (int64_t i = 0; i < pitch; i++)
+			to[d * pitch + i] = i < tokens ? bf16_of(v[i * stride + d]) : 0;
+	}
+}
+
+static void get_value(
+	float *restrict v, const struct kv_store *store, int64_t slot, int64_t h, int64_t i) {
+	const struct kv_shape *s = &store->shape;
+	int64_t c = s->head_dim, pitch = kv_pitch(s), block = i / s->block;
+	if (s->dtype == DTYPE_F32) {
+		memcpy(v, (const float *)kv_values(store, slot) + (h * s->frame_tokens + i) * c,
+			(size_t)c * sizeof *v);
+		return;
+	}
+	const uint16_t *restrict from = (const uint16_t *)kv_values(store, slot) +
+					(h * kv_blocks(s) + block) * c * pitch + i % s->block;
+	for (int64_t d = 0; d < c; d++)
+		v[d] = bf16_value(from[d * pitch]);
+}
+
 static void store_mean(float *mean, const double *sum, int64_t c, int64_t tokens) {
 	for (int64_t i = 0; i < c; i++)
 		mean[i] = (float)(sum[i] / (double)tokens);
@@ -75,20 +139,24 @@ static void write_blocks(void *ctx, int64_t begin, int64_t end, int worker) {
 		turn_set(&turn, 0, j->time + frame * j->time_pairs * 2, j->time_pairs);
 		for (int64_t i = block * s->block; i < block * s->block + tokens; i++) {
 			int64_t token = frame * s->frame_tokens + i;
-			const float *q = j->qkv + token * 3 * width, *k = q + width, *v = k + width;
+			const float *q = j->qkv + token * 3 * width, *k = q + width;
 			float q_scale = 1 / sqrtf(row_square_sum(q, width) / (float)width + j->eps);
 			float k_scale = 1 / sqrtf(row_square_sum(k, width) / (float)width + j->eps);
 			turn_set(&turn, j->time_pairs, j->space + i * space_pairs * 2, space_pairs);
 			for (int64_t h = 0; h < s->heads; h++) {
-				int64_t at = h * c, row = (h * s->frame_tokens + i) * c;
+				int64_t at = h * c;
+				float turned[HEAD_DIM_MAX];
 				turn_head(j->q + token * width + at, q_sum + at, q + at, q_scale,
 					j->g_q + at, &turn, c);
-				turn_head(kv_keys(store, slot) + row, k_sum + at, k + at, k_scale,
-					j->g_k + at, &turn, c);
-				memcpy(kv_values(store, slot) + row, v + at, (size_t)c * sizeof *v);
+				turn_head(
+					turned, k_sum + at, k + at, k_scale, j->g_k + at, &turn, c);
+				put_key(store, slot, h, i, turned);
 			}
 		}
 		for (int64_t h = 0; h < s->heads; h++) {
+			int64_t token = frame * s->frame_tokens + block * s->block;
+			put_values(store, slot, h, block,
+				j->qkv + token * 3 * width + 2 * width + h * c, 3 * width);
 			store_mean(kv_block_means(store, slot) + (h * blocks + block) * c,
 				k_sum + h * c, c, tokens);
 			if (j->q_mean)
@@ -117,7 +185,8 @@ static bool span_fits(const struct kv_span *span) {
 	const struct kv_shape *s = &span->store->shape;
 	return span->first >= 0 && span->count >= 0 && span->first + span->count <= s->frames &&
 	       s->head_dim % 2 == 0 && s->head_dim <= HEAD_DIM_MAX &&
-	       s->heads * s->head_dim <= WIDTH_MAX && s->dtype == DTYPE_F32;
+	       s->heads * s->head_dim <= WIDTH_MAX &&
+	       (s->dtype == DTYPE_F32 || s->dtype == DTYPE_BF16);
 }
 
 static void qk_norm_rope_write(struct backend *be, struct tensor *q, struct tensor *q_mean,
@@ -158,7 +227,7 @@ static void qk_norm_rope_write(struct backend *be, struct tensor *q, struct tens
 }
 
 static size_t kv_bytes(const struct kv_shape *shape) {
-	return (size_t)shape->frames * (size_t)kv_slot_floats(shape) * sizeof(float);
+	return (size_t)shape->frames * (size_t)kv_slot_bytes(shape);
 }
 
 static bool same_slots(const struct kv_shape *a, const struct kv_shape *b) {
@@ -172,8 +241,7 @@ static void kv_copy(struct backend *be, const struct kv_span *dst, const struct 
 			    same_slots(&dst->store->shape, &src->store->shape),
 		    "kv_copy", "the spans differ or exceed their stores", NULL))
 		return;
-	size_t bytes =
-		(size_t)src->count * (size_t)kv_slot_floats(&src->store->shape) * sizeof(float);
+	size_t bytes = (size_t)src->count * (size_t)kv_slot_bytes(&src->store->shape);
 	memmove(kv_keys(dst->store, dst->first), kv_keys(src->store, src->first), bytes);
 }
 
@@ -202,10 +270,14 @@ static void rotate_slots(void *ctx, int64_t begin, int64_t end, int worker) {
 	(void)worker;
 	for (int64_t i = begin; i < end; i++) {
 		int64_t slot = j->span->first + i;
-		rotate_rows(
-			kv_keys(store, slot), (int64_t)s->heads * s->frame_tokens, s->head_dim, j);
-		rotate_rows(
-			kv_block_means(store, slot), s->heads * (kv_blocks(s) + 1), s->head_dim, j);
+		for (int64_t row = 0; row < (int64_t)s->heads * s->frame_tokens; row++) {
+			float key[HEAD_DIM_MAX];
+			get_key(key, store, slot, 0, row);
+			rotate_rows(key, 1, s->head_dim, j);
+			put_key(store, slot, 0, row, key);
+		}
+		rotate_rows(kv_block_means(store, slot), s->heads * kv_blocks(s), s->head_dim, j);
+		rotate_rows(kv_frame_mean(store, slot), s->heads, s->head_dim, j);
 	}
 }
 
@@ -225,31 +297,10 @@ static void kv_rotate(
 	pool_run(cpu_pool(be), span->count, 1, rotate_slots, &job);
 }
 
-/* dst and src step over [frames, tokens, heads, c] and the slots alike. */
-static void move_planes(const struct kv_span *span, float *k, float *v, bool into_store) {
-	const struct kv_shape *s = &span->store->shape;
-	size_t bytes = (size_t)s->head_dim * sizeof(float);
-	for (int64_t f = 0; f < span->count; f++) {
-		for (int64_t h = 0; h < s->heads; h++) {
-			for (int64_t i = 0; i < s->frame_tokens; i++) {
-				int64_t inside = (h * s->frame_tokens + i) * s->head_dim;
-				int64_t plain =
-					((f * s->frame_tokens + i) * s->heads + h) * s->head_dim;
-				float *key = kv_keys(span->store, span->first + f) + inside;
-				float *value = kv_values(span->store, span->first + f) + inside;
-				memcpy(into_store ? key : k + plain, into_store ? k + plain : key,
-					bytes);
-				memcpy(into_store ? value : v + plain,
-					into_store ? v + plain : value, bytes);
-			}
-		}
-	}
-}
-
 static bool plain_fits(const struct kv_span *span, const struct tensor *t) {
 	const struct kv_shape *s = &span->store->shape;
 	return t->dtype == DTYPE_F32 &&
-	       tensor_count(t) == (int64_t)span->count * kv_plane_floats(s);
+	       tensor_count(t) == (int64_t)span->count * s->heads * s->frame_tokens * s->head_dim;
 }
 
 static void kv_export(
@@ -258,23 +309,32 @@ static void kv_export(
 		!cpu_check(be, plain_fits(span, k), "kv_export", "k does not fit:", k) ||
 		!cpu_check(be, plain_fits(span, v), "kv_export", "v does not fit:", v))
 		return;
-	move_planes(span, k->data, v->data, false);
+	const struct kv_shape *s = &span->store->shape;
+	int64_t tokens = (int64_t)span->count * s->frame_tokens;
+	for (int64_t row = 0; row < tokens * s->heads; row++) {
+		int64_t token = row / s->heads, h = row % s->heads;
+		int64_t slot = span->first + token / s->frame_tokens, i = token % s->frame_tokens;
+		get_key((float *)k->data + row * s->head_dim, span->store, slot, h, i);
+		get_value((float *)v->data + row * s->head_dim, span->store, slot, h, i);
+	}
 }
 
-static void write_block_means(const struct kv_store *store, int64_t slot) {
-	const struct kv_shape *s = &store->shape;
-	int64_t c = s->head_dim;
-	for (int64_t h = 0; h < s->heads; h++) {
-		for (int64_t b = 0; b < kv_blocks(s); b++) {
-			double sum[HEAD_DIM_MAX] = {0};
-			const float *k =
-				kv_keys(store, slot) + (h * s->frame_tokens + b * s->block) * c;
-			for (int64_t i = 0; i < kv_block_tokens(s, b) * c; i++)
-				sum[i % c] += (double)k[i];
-			store_mean(kv_block_means(store, slot) + (h * kv_blocks(s) + b) * c, sum, c,
-				kv_block_tokens(s, b));
-		}
+/* One block of one head of frame f of the span, from plain k, v [tokens, heads, c]. */
+static void import_block(const struct kv_span *span, int64_t f, int64_t h, int64_t block,
+	const float *k, const float *v) {
+	const struct kv_shape *s = &span->store->shape;
+	int64_t c = s->head_dim, stride = s->heads * c, slot = span->first + f;
+	int64_t first = ((f * s->frame_tokens + block * s->block) * s->heads + h) * c;
+	double sum[HEAD_DIM_MAX] = {0};
+	for (int64_t i = 0; i < kv_block_tokens(s, block); i++) {
+		const float *row = k + first + i * stride;
+		put_key(span->store, slot, h, block * s->block + i, row);
+		for (int64_t d = 0; d < c; d++)
+			sum[d] += (double)row[d];
 	}
+	put_values(span->store, slot, h, block, v + first, stride);
+	store_mean(kv_block_means(span->store, slot) + (h * kv_blocks(s) + block) * c, sum, c,
+		kv_block_tokens(s, block));
 }
 
 static void kv_import(struct backend *be, const struct kv_span *span, const struct tensor *k,
@@ -283,10 +343,11 @@ static void kv_import(struct backend *be, const struct kv_span *span, const stru
 		!cpu_check(be, plain_fits(span, k), "kv_import", "k does not fit:", k) ||
 		!cpu_check(be, plain_fits(span, v), "kv_import", "v does not fit:", v))
 		return;
-	move_planes(span, k->data, v->data, true);
-	for (int i = 0; i < span->count; i++) {
-		write_block_means(span->store, span->first + i);
-		write_frame_mean(span->store, span->first + i);
+	const struct kv_shape *s = &span->store->shape;
+	for (int64_t f = 0; f < span->count; f++) {
+		for (int64_t i = 0; i < s->heads * kv_blocks(s); i++)
+			import_block(span, f, i / kv_blocks(s), i % kv_blocks(s), k->data, v->data);
+		write_frame_mean(span->store, span->first + f);
 	}
 }
 

@@ -26,13 +26,13 @@ static int64_t per_frame(const struct geometry *g) {
 }
 
 /* Visible frames lie in three spans that wrap, where there are enough. */
-static void make_case(struct case_data *d, struct geometry g) {
+static void make_case(struct case_data *d, struct geometry g, enum dtype dtype) {
 	int64_t row = (int64_t)g.heads * g.c;
 	*d = (struct case_data){.g = g};
 	d->q = fixture_host(&fx, g.current * g.s * row, 1.5f, 0);
 	d->k = fixture_host(&fx, g.frames * g.s * row, 1.0f, 0.1f);
 	d->v = fixture_host(&fx, g.frames * g.s * row, 1.0f, 0.5f);
-	d->store.shape = (struct kv_shape){g.heads, g.c, g.s, g.block, g.frames + 2, DTYPE_F32};
+	d->store.shape = (struct kv_shape){g.heads, g.c, g.s, g.block, g.frames + 2, dtype};
 	d->store.data = fixture_bytes(&fx, fx.ops->kv_bytes(&d->store.shape));
 	int first[KV_SPANS_MAX] = {0, 4, 2}, count[KV_SPANS_MAX] = {1, g.frames - 2, 1};
 	d->spans = 3;
@@ -124,22 +124,49 @@ static const struct geometry shapes[] = {
 	{2, 64, 33, 16, 9, 3},
 	{1, 64, 150, 40, 4, 2},
 	{1, 2, 3, 1, 5, 1},
+	{1, 128, 152, 64, 3, 1},
+	{2, 32, 200, 192, 2, 1},
+	{1, 64, 96, 32, 5, 2},
 };
 #define SHAPES (sizeof shapes / sizeof *shapes)
 
+/* Not every backend keeps keys in both types. */
+static bool keeps(enum dtype dtype) {
+	struct backend_info info = backend_info(fx.be);
+	return strcmp(info.kind, "cpu") == 0 || info.kv == dtype || dtype == DTYPE_F32;
+}
+
+/* f32, then bf16: queries, keys, values and weights are rounded by 2^-8 each,
+ * scores of up to 5 by 5 * 2^-8 * sqrt(2) as their roundings add up; L-inf over
+ * L-inf, so 3e-2; observed: 9.6e-3 at worst (a head of two
+ * channels), else 5.1e-3, alike on every set. */
+static const struct {
+	enum dtype dtype;
+	const char *dense, *by_list;
+	double limit;
+} kinds[] = {
+	{DTYPE_F32, "attention, dense", "attention, by list", LIMIT},
+	{DTYPE_BF16, "attention, dense, bf16", "attention, by list, bf16", 3e-2},
+};
+
+static void dense_case(struct geometry g, int kind) {
+	struct case_data d;
+	make_case(&d, g, kinds[kind].dtype);
+	int64_t n = d.g.current * d.g.s, row = d.g.heads * d.g.c;
+	struct tensor q = fixture_upload(&fx, d.q, DIMS(n, row));
+	struct tensor y = fixture_tensor(&fx, DTYPE_F32, DIMS(n, row));
+	float *want = reference(&d, NULL, 0);
+	fx.ops->attention(fx.be, &y, &q, d.span, d.spans, NULL);
+	fixture_expect(&fx, kinds[kind].dense, &y, want, kinds[kind].limit);
+	free(want);
+	free_case(&d);
+}
+
 static void attention_dense_agrees(void **state) {
 	(void)state;
-	for (size_t i = 0; i < SHAPES; i++) {
-		struct case_data d;
-		make_case(&d, shapes[i]);
-		int64_t n = d.g.current * d.g.s, row = d.g.heads * d.g.c;
-		struct tensor q = fixture_upload(&fx, d.q, DIMS(n, row));
-		struct tensor y = fixture_tensor(&fx, DTYPE_F32, DIMS(n, row));
-		float *want = reference(&d, NULL, 0);
-		fx.ops->attention(fx.be, &y, &q, d.span, d.spans, NULL);
-		fixture_expect(&fx, "attention, dense", &y, want, LIMIT);
-		free(want);
-		free_case(&d);
+	for (int kind = 0; kind < 2 && keeps(kinds[kind].dtype); kind++) {
+		for (size_t i = 0; i < SHAPES; i++)
+			dense_case(shapes[i], kind);
 	}
 }
 
@@ -160,27 +187,31 @@ static int32_t *random_lists(int64_t rows, int64_t total, int64_t kept) {
 	return index;
 }
 
+static void list_case(struct geometry g, int kind) {
+	struct case_data d;
+	make_case(&d, g, kinds[kind].dtype);
+	int64_t n = d.g.current * d.g.s, row = d.g.heads * d.g.c;
+	int64_t total = per_frame(&d.g) * d.g.frames, query_blocks = per_frame(&d.g) * d.g.current;
+	int64_t kept = (total + 2) / 3, rows = query_blocks * d.g.heads;
+	int32_t *index = random_lists(rows, total, kept);
+	struct tensor q = fixture_upload(&fx, d.q, DIMS(n, row));
+	struct tensor y = fixture_tensor(&fx, DTYPE_F32, DIMS(n, row));
+	struct block_list list = {d.g.heads, (int)query_blocks, (int)kept,
+		fixture_bytes(&fx, (size_t)(rows * kept) * sizeof *index)};
+	backend_upload(fx.be, list.index, index, (size_t)(rows * kept) * sizeof *index);
+	float *want = reference(&d, index, kept);
+	fx.ops->attention(fx.be, &y, &q, d.span, d.spans, &list);
+	fixture_expect(&fx, kinds[kind].by_list, &y, want, kinds[kind].limit);
+	free(want);
+	free(index);
+	free_case(&d);
+}
+
 static void attention_by_list_agrees(void **state) {
 	(void)state;
-	for (size_t i = 0; i < SHAPES; i++) {
-		struct case_data d;
-		make_case(&d, shapes[i]);
-		int64_t n = d.g.current * d.g.s, row = d.g.heads * d.g.c;
-		int64_t total = per_frame(&d.g) * d.g.frames,
-			query_blocks = per_frame(&d.g) * d.g.current;
-		int64_t kept = (total + 2) / 3, rows = query_blocks * d.g.heads;
-		int32_t *index = random_lists(rows, total, kept);
-		struct tensor q = fixture_upload(&fx, d.q, DIMS(n, row));
-		struct tensor y = fixture_tensor(&fx, DTYPE_F32, DIMS(n, row));
-		struct block_list list = {d.g.heads, (int)query_blocks, (int)kept,
-			fixture_bytes(&fx, (size_t)(rows * kept) * sizeof *index)};
-		backend_upload(fx.be, list.index, index, (size_t)(rows * kept) * sizeof *index);
-		float *want = reference(&d, index, kept);
-		fx.ops->attention(fx.be, &y, &q, d.span, d.spans, &list);
-		fixture_expect(&fx, "attention, by list", &y, want, LIMIT);
-		free(want);
-		free(index);
-		free_case(&d);
+	for (int kind = 0; kind < 2 && keeps(kinds[kind].dtype); kind++) {
+		for (size_t i = 0; i < SHAPES; i++)
+			list_case(shapes[i], kind);
 	}
 }
 
@@ -188,7 +219,7 @@ static void attention_by_list_agrees(void **state) {
 static void attention_survives_large_scores(void **state) {
 	(void)state;
 	struct case_data d;
-	make_case(&d, (struct geometry){1, 64, 150, 16, 2, 1});
+	make_case(&d, (struct geometry){1, 64, 150, 16, 2, 1}, DTYPE_F32);
 	for (int64_t i = 0; i < 150 * 64; i++)
 		d.q[i] *= 200;
 	struct tensor q = fixture_upload(&fx, d.q, DIMS(150, 64));
