@@ -159,10 +159,13 @@ static void limit(struct dense_context *c, struct cpu_features *f) {
 	static const dnnl_cpu_isa_t most[CPU_ISA_COUNT] = {
 		[CPU_ISA_BASELINE] = dnnl_cpu_isa_sse41,
 		[CPU_ISA_AVX2] = dnnl_cpu_isa_avx2,
+		[CPU_ISA_AVX512] = dnnl_cpu_isa_avx512_core_vnni,
 	};
 	/* Refused when the environment has set it or a second backend comes: then it stays. */
-	if (f->isa < CPU_ISA_AVX512)
+	if (!f->avx512_bf16)
 		dnnl_set_max_cpu_isa(most[f->isa]);
+	else if (!f->amx_bf16)
+		dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx512_core_bf16);
 	c->isa = dnnl_get_effective_cpu_isa();
 #if defined(__x86_64__)
 	if (!isa_has(c->isa, dnnl_cpu_isa_avx512_core) && f->isa > CPU_ISA_AVX2)
