@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Invented tensors: a table of 4096 bf16 normal quantiles, scaled by the fan-in
- * and drawn by a 64-bit generator, gives about a billion values a second on one core,
- * which is what makes a 14 B model loadable in seconds. */
+ * and drawn by a 64-bit generator; after PERIOD values the numbers repeat, which
+ * lets the billion embeddings of a large vocabulary be copied, not drawn. */
 #include "engine/random_weights.h"
 
 #include <errno.h>
@@ -12,6 +12,7 @@
 
 #define QUANTILES 4096
 #define POOL_SLACK 4096 /* elements by which windows of one pool may differ */
+#define PERIOD 1000003 /* elements; a prime, so that no two rows are alike */
 #define NAME_MAX_BYTES 256
 #define TENSORS_MAX 65536
 
@@ -120,7 +121,8 @@ static void pool_fill(const struct random_weights *r, struct pool *p) {
 								: q / sqrtf((float)p->fan_in));
 	}
 	uint64_t x = mix(r->seed ^ mix((uint64_t)p->fan_in * 4 + p->family)) | 1;
-	for (int64_t i = 0; i < p->count; i++) {
+	int64_t drawn = p->count < PERIOD ? p->count : PERIOD;
+	for (int64_t i = 0; i < drawn; i++) {
 		if (i % 4 == 0) { /* xorshift64*, four 12-bit draws from its high bits */
 			x ^= x >> 12;
 			x ^= x << 25;
@@ -128,6 +130,10 @@ static void pool_fill(const struct random_weights *r, struct pool *p) {
 		}
 		p->data[i] =
 			table[x * 0x2545f4914f6cdd1du >> (16 + 12 * (i % 4)) & (QUANTILES - 1)];
+	}
+	for (int64_t i = drawn; i < p->count; i += PERIOD) {
+		int64_t n = p->count - i < PERIOD ? p->count - i : PERIOD;
+		memcpy(p->data + i, p->data, (size_t)n * sizeof *p->data);
 	}
 }
 

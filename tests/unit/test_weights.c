@@ -135,6 +135,32 @@ static void impossible_lengths_are_refused(void **state) {
 	assert_non_null(strstr(e.text, "absent.safetensors: No such file"));
 }
 
+/* One tensor, or one byte of a name, more than allowed. */
+static void limits_are_kept(void **state) {
+	(void)state;
+	size_t size = (size_t)(SAFETENSORS_COUNT_MAX + 1) * 64, at = 8;
+	char *file = malloc(size);
+	for (int i = 0; i <= SAFETENSORS_COUNT_MAX; i++)
+		at += (size_t)snprintf(file + at, size - at,
+			"%c\"%d\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}",
+			i ? ',' : '{', i);
+	file[at++] = '}';
+	uint64_t length = at - 8;
+	memcpy(file, &length, 8);
+	struct safetensors s;
+	struct error e = {0}, name = {0};
+	assert_int_equal(safetensors_parse(&s, file, at, "many", &e), -EINVAL);
+	assert_string_equal(e.text, "many: 65537 tensors, at most 65536 are allowed");
+	at = 8 + (size_t)sprintf(file + 8,
+			 "{\"%0*d\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}",
+			 SAFETENSORS_NAME_MAX + 1, 0);
+	length = at - 8;
+	memcpy(file, &length, 8);
+	assert_int_equal(safetensors_parse(&s, file, at, "long", &name), -EINVAL);
+	assert_non_null(strstr(name.text, "has 257 bytes, 1 to 256 are allowed"));
+	free(file);
+}
+
 /* Every dtype, with the values that its conversion could get wrong. */
 static void values_of_every_dtype(void **state) {
 	(void)state;
@@ -349,6 +375,7 @@ int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(broken_files_say_how),
 		cmocka_unit_test(impossible_lengths_are_refused),
+		cmocka_unit_test(limits_are_kept),
 		cmocka_unit_test(values_of_every_dtype),
 		cmocka_unit_test(sets_of_files),
 		cmocka_unit_test(wrong_scales_are_refused),
