@@ -125,6 +125,9 @@ struct text_encoder *text_create(struct backend *be, const struct text_config *c
 	t->be = be;
 	t->ops = backend_ops(be);
 	t->c = *c;
+	/* Each prompt is encoded once, so 8-bit codes would save little and cost much. */
+	if (p == PRECISION_FP8 || p == PRECISION_INT8)
+		p = PRECISION_BF16;
 	t->act = p == PRECISION_F32 ? DTYPE_F32 : backend_info(be).activation;
 	const int64_t dim[] = {c->vocab, c->dim};
 	int rc = weights_require(w, "token_embedding.weight", 2, dim, &t->embedding, e);

@@ -12,7 +12,7 @@
 struct text_encoder;
 /* Loads the weights: linears are prepared by the backend, norms and position
  * biases live in `a`. `w` is borrowed until text_destroy. With a measuring
- * arena no weight is prepared. NULL and *e on failure. */
+ * arena no weight is prepared. 8-bit precisions count as bf16. NULL and *e on failure. */
 struct text_encoder *text_create(struct backend *be, const struct text_config *c, struct weights *w,
 	struct arena *a, enum precision p, struct error *e);
 void text_destroy(struct text_encoder *t); /* NULL is fine */
