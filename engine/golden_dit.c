@@ -189,13 +189,18 @@ static int noise_draw(
 	return 0;
 }
 
+/* Where the file has more rows than t (a cache that never filled), they must be zero. */
 static int compare_device(
 	struct golden *g, const char *name, const struct tensor *t, struct error *e) {
-	float *host = malloc(tensor_bytes(t));
+	int64_t count = tensor_count(t), all = count;
+	struct tensor want;
+	if (weights_find(g->file, name, &want) == 0 && tensor_count(&want) > count)
+		all = tensor_count(&want);
+	float *host = calloc((size_t)all, sizeof *host);
 	if (!host)
 		return error_set(e, -ENOMEM, "no memory for %s", name);
 	backend_download(g->be, host, t->data, tensor_bytes(t));
-	int r = golden_compare(g, name, host, tensor_count(t), NULL, e);
+	int r = golden_compare(g, name, host, all, NULL, e);
 	free(host);
 	return r;
 }
