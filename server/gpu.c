@@ -450,6 +450,8 @@ static int begin_chunk(struct gpu *g, struct session *s, int64_t now_us, struct 
 	x->turn = ++g->turn;
 	x->pace_wait_us = x->wait_from_us ? now_us - x->wait_from_us : 0;
 	x->wait_from_us = 0;
+	if (reset) /* with the seed of the new film */
+		say(s, session_state_message(s));
 	say(s, wire_message("chunk.begin", s->id,
 		       json_pack("{s:I, s:I, s:i}", "chunk", (json_int_t)chunk, "prompt_revision",
 			       (json_int_t)x->revision, "frames", frames)));

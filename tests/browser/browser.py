@@ -52,8 +52,8 @@ class Browser:
         return page
 
     def _complaint(self, message):
-        # A refused connection and a 4xx or 5xx answer are logged as errors by the browser itself.
-        expected = ("WebSocket connection to", "Failed to load resource")
+        # Said by the browser itself: refused connections, 4xx and 5xx answers, a header that counts on https only.
+        expected = ("WebSocket connection to", "Failed to load resource", "The Cross-Origin-Opener-Policy header has been ignored")
         if message.type == "error" and not message.text.startswith(expected):
             self.errors.append(message.text)
 

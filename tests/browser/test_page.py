@@ -261,7 +261,7 @@ def run(name, call, *arguments):
 
 def test_picture(program):
     rules = f"--host-resolver-rules=MAP {LAN_NAME} 127.0.0.1"
-    os.environ["LIGHTFORCED_ALLOWED_HOSTS"] = LAN_NAME
+    os.environ["LIGHTFORCED_SERVER_ALLOWED_HOSTS"] = LAN_NAME
     with Daemon(program, "--backend", "test") as daemon, Browser(rules) as browser:
         viewer = Viewer(browser, daemon.url)
         run("moves and turns", moves_and_turns, viewer)
