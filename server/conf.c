@@ -145,6 +145,11 @@ static int read_text(struct reading *r, const char *text, size_t size) {
 	return r->e->code;
 }
 
+int conf_read_text(
+	struct conf *c, const char *name, const char *text, size_t size, struct error *e) {
+	return read_text(&(struct reading){.c = c, .path = name, .e = e}, text, size);
+}
+
 static int read_file(struct reading *r) {
 	FILE *f = fopen(r->path, "re");
 	if (!f)

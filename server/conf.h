@@ -68,6 +68,9 @@ int conf_reload(
 	struct conf *c, void (*note)(void *ctx, const char *line), void *ctx, struct error *e);
 /* Every default, as if there were neither file, environment nor flags. */
 int conf_default(struct conf *c, struct error *e);
+/* Takes over the text of a file named `name`; text[size] is 0. */
+int conf_read_text(
+	struct conf *c, const char *name, const char *text, size_t size, struct error *e);
 void conf_free(struct conf *c);
 void conf_example(FILE *out); /* annotated example file, from the table */
 /* Effective values and their origins, JSON. False: no memory. */

@@ -20,7 +20,10 @@ enum work_kind { WORK_OPEN, WORK_TEXT, WORK_FRAME, WORK_CHUNK_END, WORK_CLOSE };
 struct work {
 	enum work_kind kind;
 	union {
-		struct session *session; /* WORK_OPEN, a reference */
+		struct {
+			struct session *session; /* a reference */
+			uint32_t epoch, revision; /* before its first picture here */
+		} open; /* WORK_OPEN */
 		struct packet *packet; /* WORK_TEXT, a reference */
 		struct frame *frame; /* WORK_FRAME, owned */
 		struct {
@@ -99,7 +102,12 @@ bool encoder_open(struct encoder *en, struct session *s) {
 	if (atomic_load(&en->busy))
 		return false;
 	atomic_store(&en->busy, true);
-	if (push(en, &(struct work){.kind = WORK_OPEN, .session = session_ref(s)}))
+	struct work w = {.kind = WORK_OPEN, .open.session = session_ref(s)};
+	pthread_mutex_lock(&s->lock);
+	w.open.epoch = s->epoch;
+	w.open.revision = s->restored ? s->revision : 0;
+	pthread_mutex_unlock(&s->lock);
+	if (push(en, &w))
 		return true;
 	session_unref(s);
 	atomic_store(&en->busy, false);
@@ -152,7 +160,8 @@ int64_t encoder_ticked_us(const struct encoder *en) {
 
 /* ---- encoder thread */
 
-static void open_session(struct encoder *en, struct session *s) {
+static void open_session(struct encoder *en, const struct work *w) {
+	struct session *s = w->open.session;
 	const struct conf *c = en->registry->conf;
 	const char *rate_control = c->rate_control;
 	en->session = s;
@@ -169,10 +178,8 @@ static void open_session(struct encoder *en, struct session *s) {
 		.network = strcmp(rate_control, "network") == 0,
 	};
 	rate_cap_init(&en->cap, c->cq_level, s->bitrate_kbps);
-	pthread_mutex_lock(&s->lock);
-	en->epoch = s->epoch;
-	en->revision = s->restored ? s->revision : 0;
-	pthread_mutex_unlock(&s->lock);
+	en->epoch = w->open.epoch;
+	en->revision = w->open.revision;
 	en->fresh = true;
 	en->begun = false;
 	en->chunks_since_key = 0;
@@ -376,7 +383,7 @@ static void frame_done(struct encoder *en, struct frame *f) {
 static void work(struct encoder *en, struct work *w) {
 	switch (w->kind) {
 	case WORK_OPEN:
-		open_session(en, w->session);
+		open_session(en, w);
 		break;
 	case WORK_TEXT:
 		session_say(en->session, w->packet);
@@ -417,7 +424,7 @@ void encoder_destroy(struct encoder *en) {
 		return;
 	for (struct work *w; (w = queue_pop(en->queue, 0));) {
 		if (w->kind == WORK_OPEN)
-			session_unref(w->session);
+			session_unref(w->open.session);
 		else if (w->kind == WORK_TEXT)
 			packet_unref(w->packet);
 		else if (w->kind == WORK_FRAME)

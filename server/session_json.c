@@ -158,7 +158,7 @@ json_t *session_json(struct session *s) {
 static uint32_t epochs_ahead(const struct session *s) {
 	uint32_t n = (s->epoch == 0) + s->reset_wished;
 	for (int i = 0; i < s->prompts.count; i++)
-		n += s->prompts.item[i]->state != PROMPT_APPLIED &&
+		n += s->prompts.item[i]->state != PROMPT_APPLIED && s->prompts.item[i]->chunk < s->reserved &&
 		     s->prompts.item[i]->transition == TRANSITION_CUT;
 	return n;
 }
@@ -283,7 +283,7 @@ static void read_prompts(struct session *s, const json_t *j, struct error *e) {
 
 /* A film that comes back begins a scene under the newest words that were due;
  * their chunk is the one it comes back at. */
-static void settle_prompts(struct session *s) {
+static int settle_prompts(struct session *s, struct error *e) {
 	struct prompt *newest = NULL;
 	int64_t chunk = s->begun + 1;
 	for (int i = 0; i < s->prompts.count; i++) {
@@ -307,6 +307,7 @@ static void settle_prompts(struct session *s) {
 	}
 	const struct prompt *current = prompts_current(&s->prompts);
 	s->revision = current ? current->revision : 0;
+	return newest || current ? 0 : error_set(e, -EINVAL, "no prompt has taken hold");
 }
 
 static void read_settings(struct session *s, const json_t *j, struct error *e) {
@@ -347,11 +348,10 @@ struct session *session_from_journal(struct registry *r, const json_t *j, struct
 		error_set(e, -EINVAL, "labels is no object");
 	s->labels = json_deep_copy(labels);
 	read_prompts(s, j, e);
-	if (e->code != 0) {
+	if (e->code != 0 || settle_prompts(s, e) != 0) {
 		session_unref(s);
 		return NULL;
 	}
-	settle_prompts(s);
 	s->restored = true;
 	s->reserved = s->begun + 1; /* more once the model is there */
 	snprintf(s->reason, sizeof s->reason, "recovering");

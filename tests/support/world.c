@@ -154,6 +154,11 @@ static bool encoders_rest(struct world *w) {
 	return true;
 }
 
+void world_rest(struct world *w) {
+	while (!encoders_rest(w))
+		registry_wait(w->registry, 200);
+}
+
 /* The clock moves only while nobody works: what happens does not depend on how
  * fast the encoders are. */
 void world_run(struct world *w, const char *session, const char *type, int n) {

@@ -55,6 +55,7 @@ void world_run(struct world *w, const char *session, const char *type, int n);
 /* Turns until nothing can be done before `for_us` of the clock have passed, then
  * moves the clock there. */
 void world_pass(struct world *w, int64_t for_us);
+void world_rest(struct world *w); /* until the encoders have done all they were given */
 /* Texts and numbers of an event's JSON; "" and -1 when absent. */
 const char *world_text(const struct event *e, const char *key);
 int64_t world_number(const struct event *e, const char *key);
