@@ -59,7 +59,10 @@ export function start_bar({ store, announcer })
 		by_id('pill').dataset.look = look;
 		set_text(by_id('pill').querySelector('span'), text);
 	});
-	store.on(['name'], (s) => set_text(by_id('session-name'), s.name));
+	store.on(['name', 'session_id'], (s) => {
+		set_text(by_id('session-name'), s.name);
+		by_id('session-name').title = s.session_id ?? '';
+	});
 	store.on(['viewers'], (s) => {
 		by_id('viewers').hidden = !(s.viewers > 0);
 		set_text(by_id('viewers').querySelector('.mono'), String(s.viewers));

@@ -4,7 +4,7 @@
 // Same hooks as the decoding worker. The media time line is this page's own and has no gaps.
 
 import { Ambient } from './ambient.js';
-import { PlayoutClock } from './clock.js';
+import { CATCH_UP_CHUNKS, PlayoutClock } from './clock.js';
 import { webm_cluster, webm_init } from './webm.js';
 
 const QUEUE_MOST = 1200;        // clusters not yet taken by the browser
@@ -160,7 +160,7 @@ export class BufferedPlayer
 		if (clock.stretch > 1)
 			video.playbackRate = Math.max(.25, 1 / clock.stretch);
 		else
-			video.playbackRate = lead_s > 2.5 * chunk_s ? 1.1 : 1;
+			video.playbackRate = lead_s > CATCH_UP_CHUNKS * chunk_s + clock.buffer_ms / 1000 ? 1.05 : 1;
 		if (lead_s > 4 * chunk_s && !this.seek_to)
 			this.seek_to = { at_s: end_s - chunk_s, replayed: false };
 		this.#evict(KEEP_BEHIND_S);

@@ -12,7 +12,8 @@
 import { Recent, quantile } from './stats.js';
 
 const SHRINK_MS_PER_S = 5;      // how fast unneeded buffer is given back
-const CATCH_UP = .05;           // at most 1.05x when far behind
+const CATCH_UP = .05;           // 1.05x while more than this many chunks wait beside the buffer
+export const CATCH_UP_CHUNKS = 1.5;
 const BUFFER_LEAST_MS = 30;
 const BUFFER_MOST_MS = 250;
 const STRETCH_MOST = 8;
@@ -130,7 +131,7 @@ export class PlayoutClock
 		const lead_ms = this.lead_ms(now_ms);
 		if (lead_ms > 4 * this.chunk_ms * this.stretch)
 			return true;
-		if (lead_ms > 2.5 * this.chunk_ms * this.stretch)
+		if (lead_ms > CATCH_UP_CHUNKS * this.chunk_ms * this.stretch + this.buffer_ms)
 			this.base_ms -= elapsed_ms * CATCH_UP;
 		else if (this.slack.values.length >= 5 && Math.min(...this.slack.values) > this.buffer_ms + 10)
 			this.#give_back(elapsed_ms * SHRINK_MS_PER_S / 1000);

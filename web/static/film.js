@@ -188,12 +188,15 @@ export class Film
 				this.#node(`x${span.at.toFixed(3)}`, () => place_node(element('div', { class: 'cutline' }), span.at));
 		}
 		const pending = session.prompts.list.filter((prompt) => prompt.revision > newest.revision && is_open(prompt) && prompt.lands_at !== undefined);
-		for (const prompt of pending)
+		pending.forEach((prompt, i) => {
+			const start = Math.max(prompt.lands_at, reel.newest_place + 1);
+			const end = Math.max(pending[i + 1]?.lands_at ?? 0, start + (pending[i + 1] ? 1 : FUTURE_CELLS));
 			place_node(this.#node(`g${prompt.revision}`, () => {
 				const node = this.#span({ revision: prompt.revision, before: newest.revision }, prompt, session.prompts.by_revision(newest.revision), prompt.mode, true);
 				node.classList.add('ghosted');
 				return node;
-			}), Math.max(prompt.lands_at, reel.newest_place + 1), FUTURE_CELLS);
+			}), start, end - start);
+		});
 	}
 
 	#span(span, prompt, before, mode, edge)

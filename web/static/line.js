@@ -213,21 +213,20 @@ export class Line
 	}
 }
 
-// The copy of the text with its marks: <b> what changed, <u> the word that can be turned.
+// The copy of the text with its marks: <b> what changed, <u> the word that can be turned (in one piece).
 function mark_runs(runs, slot)
 {
 	const nodes = [];
 	let at = 0;
-	for (const run of runs) {
-		const cuts = slot ? [slot.start, slot.end].filter((cut) => cut > at && cut < at + run.text.length) : [];
-		let from = at;
-		for (const cut of [...cuts, at + run.text.length]) {
-			const text = run.text.slice(from - at, cut - at);
-			const inside = slot && from >= slot.start && cut <= slot.end;
-			nodes.push(element(inside ? 'u' : run.changed ? 'b' : 'span', { text }));
-			from = cut;
-		}
-		at += run.text.length;
+	for (const { text, changed } of runs) {
+		const end = at + text.length;
+		const [from, to] = slot ? [slot.start, slot.end] : [Infinity, Infinity];
+		const plain = (a, b) => b > a && nodes.push(element(changed ? 'b' : 'span', { text: text.slice(a - at, b - at) }));
+		plain(at, Math.min(end, from));
+		if (from >= at && from < end)
+			nodes.push(element('u', { text: runs.map((run) => run.text).join('').slice(from, to) }));
+		plain(Math.max(at, to), end);
+		at = end;
 	}
 	// A line that ends in a space must be as wide as its text field.
 	nodes.push(document.createTextNode('\u200b'));

@@ -59,6 +59,19 @@ function skeleton()
 	];
 }
 
+// One chunk, its stages from the foot up. Higher than the scale is drawn as high as the scale; over budget
+// it wears a cap.
+function cost_column(chunk, budget_ms, scale_ms)
+{
+	const all_ms = Math.max(cost_ms(chunk), scale_ms);
+	const bars = STAGES.map(([name]) => {
+		const bar = element('i', { 'data-part': name });
+		bar.style.setProperty('--part', String(stage_ms(chunk.timings, name) / all_ms));
+		return bar;
+	});
+	return element('span', { class: cost_ms(chunk) > budget_ms ? 'c over' : 'c' }, ...bars);
+}
+
 class Panel
 {
 	constructor(session, store)
@@ -143,7 +156,7 @@ class Panel
 	#rates(rates, nominal)
 	{
 		const slow = {
-			generated: rates.generated < nominal * .98 && 'slower than real time',
+			generated: rates.generated < nominal * .98 && 'below real time',
 			shown: rates.shown < rates.encoded * .95 && 'slow screen',
 		};
 		const labels = { generated: 'fps generated', encoded: 'arrived', shown: 'shown here' };
@@ -163,16 +176,12 @@ class Panel
 		if (!chunks.length || !now.report)
 			return;
 		const budget_ms = now.report.frame.chunk_ms;
-		const scale_ms = budget_ms * 1.25;
+		const scale_ms = budget_ms * 1.5;
 		set_text(by_id('m-cost-text'), `${Math.round(cost_ms(chunks[chunks.length - 1]))} of ${Math.round(budget_ms)} ms`);
 		redraw(by_id('m-cost-bars'), chunks[chunks.length - 1].chunk, () => {
 			const line = element('span', { class: 'bud' });
 			line.style.setProperty('--part', String(budget_ms / scale_ms));
-			return [...chunks.map((chunk) => element('span', { class: 'c' }, ...STAGES.map(([name]) => {
-				const bar = element('i', { 'data-part': name });
-				bar.style.setProperty('--part', String(Math.min(1, stage_ms(chunk.timings, name) / scale_ms)));
-				return bar;
-			}))), line];
+			return [...chunks.map((chunk) => cost_column(chunk, budget_ms, scale_ms)), line];
 		});
 	}
 

@@ -14,9 +14,10 @@ const LINES = {
 export function cost_words(mode)
 {
 	const chunks = mode.cost_chunks ?? 0;
+	const cost = chunks ? `${chunks} ${chunks > 1 ? 'chunks' : 'chunk'}` : 'free';
 	if (mode.name === 'cut')
-		return chunks ? `${chunks} chunk, key frame` : 'free, key frame';
-	return chunks ? `${chunks} chunk, once` : 'free';
+		return `${cost}, key frame`;
+	return chunks ? `${cost}, once` : cost;
 }
 
 export class Modes

@@ -34,6 +34,18 @@ function ending(prompt)
 	return item('gone', 'taken back');
 }
 
+// The short form for the list: accepted, chunk, seen.
+function short_stations(prompt)
+{
+	const rank = ['asked', 'accepted', 'begun', 'arrived', 'seen'].indexOf(prompt.state);
+	const look = (at) => (rank >= at ? 'done' : rank === at - 1 ? 'cur' : '');
+	return [
+		item(look(1), 'accepted'),
+		item(rank >= 3 ? 'done' : rank >= 1 ? 'cur' : '', 'chunk ', mono(prompt.chunk === undefined ? '…' : String(prompt.chunk))),
+		item(rank === 3 ? 'cur' : look(4), 'seen'),
+	];
+}
+
 // The five stations of a prompt. `folded`: only the last one, some seconds after it was seen.
 function stations(prompt, { folded, expected_ms, undo })
 {
@@ -86,7 +98,7 @@ function list_row(prompt, before, { shown_revision, expected_ms, use })
 		row_words(prompt, before, use),
 		element('span', { class: waiting ? 'n soon' : 'n', text: number }),
 		element('small', {}, ...(waiting || lost
-			? [element('ol', { class: 'rcpt' }, ...(lost ? [ending(prompt)] : stations(prompt, {}).slice(1, -1)))]
+			? [element('ol', { class: 'rcpt' }, ...(lost ? [ending(prompt)] : short_stations(prompt)))]
 			: [row_note(prompt, shown_revision)])));
 }
 

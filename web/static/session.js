@@ -106,7 +106,7 @@ export class Session
 			this.runs_dry_ms = page_now_ms();
 		const known = {
 			session_state: state.state, reason: state.reason ?? '', problem: state.problem, seed: state.seed, queue_position: state.queue_position,
-			name: state.labels?.name ?? state.labels?.show ?? (store.get('name') || state.id), viewers: state.viewers,
+			name: state.labels?.name ?? state.labels?.show ?? (store.get('name') || state.id.slice(0, 6)), viewers: state.viewers,
 		};
 		store.set(Object.fromEntries(Object.entries(known).filter(([, value]) => value !== undefined)));
 		if (state.chunk !== undefined && !store.get('has_picture'))
