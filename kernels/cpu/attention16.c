@@ -66,6 +66,11 @@ static void begin(struct attend16 *a, const float *q, int64_t stride, int64_t co
 
 #if defined(__AMX_BF16__)
 
+/* The tile intrinsics do not say that they touch memory: p is read or written. */
+static inline void tiles_fence(const void *p) {
+	__asm__ volatile("" ::"r"(p) : "memory");
+}
+
 /* Tile registers: 0, 1 sums of 16 rows by 16 lanes; 2 keys, 16 rows of 32
  * channels; 3 their queries; 4 values, 16 channels of `step` tokens; 5 their
  * weights. */
@@ -77,12 +82,8 @@ static void tiles_configure(int64_t step) {
 	} config __attribute__((aligned(64))) = {.palette = 1,
 		.row_bytes = {64, 64, 64, 64, (uint16_t)(step * 2), 64},
 		.rows = {16, 16, 16, 16, 16, (uint8_t)(step / 2)}};
+	tiles_fence(&config);
 	_tile_loadconfig(&config);
-}
-
-/* The tile intrinsics do not say that they touch memory. */
-static inline void tiles_fence(void) {
-	__asm__ volatile("" ::: "memory");
 }
 
 static void scores(const struct attend16 *a, float *score, const struct run16 *run) {
@@ -90,7 +91,7 @@ static void scores(const struct attend16 *a, float *score, const struct run16 *r
 		int two = key + 16 < run->padded;
 		_tile_zero(0);
 		_tile_zero(1);
-		tiles_fence();
+		tiles_fence(a);
 		for (int64_t d = 0; d < a->c; d += 32) {
 			_tile_loadd(3, a->q + d / 2 * LANES, 64);
 			_tile_loadd(2, run->k + key * run->c + d, run->c * 2);
@@ -103,12 +104,12 @@ static void scores(const struct attend16 *a, float *score, const struct run16 *r
 		_tile_stored(0, score + key * LANES, 64);
 		if (two)
 			_tile_stored(1, score + (key + 16) * LANES, 64);
-		tiles_fence();
+		tiles_fence(a);
 	}
 }
 
 static void values(struct attend16 *a, const struct run16 *run, int64_t runs, int64_t step) {
-	tiles_fence();
+	tiles_fence(a);
 	for (int64_t d = 0; d < a->c; d += 32) {
 		const int32_t *weight = a->weight;
 		_tile_loadd(0, a->out + d * LANES, 64);
@@ -127,7 +128,7 @@ static void values(struct attend16 *a, const struct run16 *run, int64_t runs, in
 		_tile_stored(0, a->out + d * LANES, 64);
 		_tile_stored(1, a->out + (d + 16) * LANES, 64);
 	}
-	tiles_fence();
+	tiles_fence(a);
 }
 
 /* Tokens of a value tile: 32 where every run is a multiple of it. */
