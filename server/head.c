@@ -198,6 +198,11 @@ enum head_result head_parse(
 	memset(h, 0, sizeof *h);
 	h->content_length = -1;
 	size_t at = 0;
+	if (size && !token_char((unsigned char)bytes[0])) {
+		refuse(fault, PROBLEM_BAD_REQUEST,
+			"This is not HTTP (TLS ends at a proxy before).");
+		return HEAD_REFUSED;
+	}
 	for (int line_number = 0;; line_number++) {
 		const char *end = at < size ? memchr(bytes + at, '\n', size - at) : NULL;
 		if (!end)

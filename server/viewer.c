@@ -46,27 +46,8 @@ static void append(struct viewer *v, struct packet *p, bool replayed, int64_t no
 		v->live_bytes += p->size;
 }
 
-static void count_drop(struct viewer *v, const struct packet *p, const char *reason) {
-	if (!v->lag_frames++) {
-		v->lag_from_seq = p->meta.seq;
-		v->lag_reason = reason;
-	}
-	v->lag_to_seq = p->meta.seq;
-	v->dropped_frames++;
-}
-
-/* Frames were lost before they came here: the server's inbox was full. */
-static void count_gap(struct viewer *v, const struct packet *p, bool key) {
-	v->lag_from_seq = v->next_seq;
-	v->lag_to_seq = p->meta.seq - 1;
-	v->lag_frames = p->meta.seq - v->next_seq;
-	v->dropped_frames += v->lag_frames;
-	v->lag_reason = "server_busy";
-	v->wait_key = !key;
-}
-
 /* Takes the frames out of the queue, keeps the texts in order. */
-static void drop_frames(struct viewer *v, const char *reason) {
+static void drop_frames(struct viewer *v, bool counted) {
 	int kept = 0;
 	for (int i = 0; i < v->count; i++) {
 		struct viewer_item item = v->item[(v->first + i) % v->capacity];
@@ -74,8 +55,7 @@ static void drop_frames(struct viewer *v, const char *reason) {
 			v->item[(v->first + kept++) % v->capacity] = item;
 			continue;
 		}
-		if (reason)
-			count_drop(v, item.packet, reason);
+		v->dropped_frames += counted;
 		packet_unref(item.packet);
 	}
 	v->count = kept;
@@ -92,42 +72,31 @@ static int64_t oldest_us(const struct viewer *v, int64_t now_us) {
 	return now_us;
 }
 
-static void tell_lag(struct viewer *v, int64_t now_us) {
-	struct packet *lag = wire_message("viewer.lag", v->session_id,
-		json_pack("{s:I, s:I, s:I, s:s}", "dropped_frames", (json_int_t)v->lag_frames,
-			"from_seq", (json_int_t)v->lag_from_seq, "to_seq",
-			(json_int_t)v->lag_to_seq, "reason", v->lag_reason));
-	v->lag_frames = 0;
-	if (lag)
-		append(v, lag, false, now_us);
-	packet_unref(lag);
-}
-
 static bool push_frame(struct viewer *v, struct packet *p, bool replayed, int64_t now_us) {
 	bool key = p->meta.flags & FRAME_KEY;
 	if (v->hidden)
 		return false;
-	if (v->started && !v->wait_key && p->meta.seq > v->next_seq)
-		count_gap(v, p, key);
+	if (v->started && p->meta.seq > v->next_seq) {
+		/* Lost before it came here: the server's inbox was full. */
+		v->dropped_frames += p->meta.seq - v->next_seq;
+		v->lag_reason = v->wait_key ? v->lag_reason : "server_busy";
+		v->wait_key = true;
+	}
+	v->next_seq = p->meta.seq + 1;
 	if (!v->wait_key && !replayed &&
 		(v->live_bytes + p->size > v->limits->queue_bytes ||
 			now_us - oldest_us(v, now_us) > v->limits->queue_us)) {
-		drop_frames(v, "slow");
+		drop_frames(v, true);
 		v->wait_key = true;
 		if (!v->behind_since_us)
 			v->behind_since_us = now_us;
 	}
 	if (v->wait_key && !key) {
-		if (v->started)
-			count_drop(v, p, v->lag_reason ? v->lag_reason : "slow");
+		v->dropped_frames += v->started;
 		return true;
 	}
 	v->wait_key = false;
-	if (v->lag_frames)
-		tell_lag(v, now_us);
-	v->lag_reason = NULL;
 	v->started = true;
-	v->next_seq = p->meta.seq + 1;
 	append(v, p, replayed, now_us);
 	return false;
 }
@@ -142,10 +111,32 @@ bool viewer_push(struct viewer *v, struct packet *p, bool replayed, int64_t now_
 	return false;
 }
 
+/* viewer.lag for the frames missing before seq. */
+static struct packet *make_lag(struct viewer *v, uint64_t seq) {
+	uint64_t from = v->sent_seq + 1;
+	struct packet *lag = wire_message("viewer.lag", v->session_id,
+		json_pack("{s:I, s:I, s:I, s:s}", "dropped_frames", (json_int_t)(seq - from),
+			"from_seq", (json_int_t)from, "to_seq", (json_int_t)seq - 1, "reason",
+			v->lag_reason ? v->lag_reason : "slow"));
+	v->sent_seq = seq - 1;
+	v->lag_reason = NULL;
+	return lag;
+}
+
 struct packet *viewer_pop(struct viewer *v, bool *replayed) {
+	*replayed = false;
 	if (!v->count)
 		return NULL;
 	struct viewer_item item = v->item[v->first];
+	if (item.packet->kind == PACKET_FRAME) {
+		uint64_t seq = item.packet->meta.seq;
+		struct packet *lag =
+			v->sent_known && seq > v->sent_seq + 1 ? make_lag(v, seq) : NULL;
+		if (lag)
+			return lag;
+		v->sent_known = true;
+		v->sent_seq = seq;
+	}
 	v->first = (v->first + 1) % v->capacity;
 	v->count--;
 	if (item.packet->kind == PACKET_TEXT)
@@ -161,13 +152,19 @@ struct packet *viewer_pop(struct viewer *v, bool *replayed) {
 	return item.packet;
 }
 
+void viewer_resume(struct viewer *v, uint64_t seq) {
+	v->wait_key = false;
+	v->started = v->sent_known = true;
+	v->next_seq = seq + 1;
+	v->sent_seq = seq;
+}
+
 void viewer_hide(struct viewer *v) {
-	drop_frames(v, NULL);
+	drop_frames(v, false);
 	v->hidden = true;
 	v->wait_key = true;
-	v->started = false;
+	v->started = v->sent_known = false;
 	v->behind_since_us = 0;
-	v->lag_frames = 0;
 }
 
 void viewer_show(struct viewer *v) {

@@ -28,18 +28,22 @@ struct viewer {
 	bool started; /* next_seq is known */
 	uint64_t next_seq; /* what must follow, unless it is a key frame */
 	int64_t behind_since_us; /* 0: keeps up */
-	/* The gap being made, told with the key frame that ends it. */
-	uint64_t lag_frames, lag_from_seq, lag_to_seq;
+	/* What went out: a gap is told (viewer.lag) right before the frame after it. */
+	bool sent_known;
+	uint64_t sent_seq;
 	const char *lag_reason;
 	/* For viewer.stats and /metrics. */
 	uint64_t sent_frames, sent_bytes, dropped_frames;
 };
 void viewer_init(struct viewer *v, const struct viewer_limits *limits, const char *session_id);
 void viewer_finish(struct viewer *v);
+/* The viewer has frame seq: what follows it needs no key frame. */
+void viewer_resume(struct viewer *v, uint64_t seq);
 /* Queues a message (takes a reference of its own) or drops it by the rules
  * above. True when this viewer now needs a key frame. */
 bool viewer_push(struct viewer *v, struct packet *p, bool replayed, int64_t now_us);
-/* Next message to write; the reference is the caller's. NULL: none. */
+/* Next message to write; the reference is the caller's. NULL: none. May be a
+ * viewer.lag that was never pushed. */
 struct packet *viewer_pop(struct viewer *v, bool *replayed);
 void viewer_hide(struct viewer *v); /* drops the frames that wait; not counted as lag */
 void viewer_show(struct viewer *v); /* frames from the next key frame on */

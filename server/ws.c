@@ -298,11 +298,8 @@ static void join_stream(struct peer *x, struct stream *st, const uint64_t *since
 		known = true;
 	}
 	push_own(x, make_hello(x, resumed, known ? &seq : NULL));
-	if (resumed) { /* what follows the frame it has decodes without a key */
-		x->viewer.wait_key = false;
-		x->viewer.started = true;
-		x->viewer.next_seq = *since + 1;
-	}
+	if (resumed)
+		viewer_resume(&x->viewer, *since);
 	replay(x, begin, resumed);
 	if (!kept)
 		session_request_key(st->session);
@@ -315,41 +312,6 @@ static void refuse_peer(struct peer *x, const struct problem *p) {
 		   : p->code == PROBLEM_NOT_FOUND ? 4404
 						  : 1011;
 	close_peer(x, code, true, p->detail);
-}
-
-/* The handshake is done: finds the session that the path named. */
-static void greet(struct ws *w, struct peer *x, struct lws *wsi) {
-	x->ws = w;
-	x->wsi = wsi;
-	int fd = lws_get_socket_fd(wsi), one = 1, unsent = NOTSENT_BYTES;
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-	setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
-	w->peer_count++;
-	metrics_set(w->metrics, METRIC_VIEWERS, w->peer_count);
-	if (w->drain_until_us) {
-		close_peer(x, 1001, true, "the server is shutting down");
-		return;
-	}
-	const struct adopted *a = &w->adopted[fd];
-	struct problem p = {0};
-	struct session *s = session_find(w->registry, a->session_id, &p);
-	if (!s) {
-		refuse_peer(x, &p);
-		problem_clear(&p);
-		return;
-	}
-	enum session_state state = session_state(s);
-	struct stream *st = NULL;
-	if (state == SESSION_ENDED || state == SESSION_FAILED)
-		close_peer(x, 4410, true, "this session has ended");
-	else if (!(st = open_stream(w, s)))
-		close_peer(x, 1011, true, "out of memory");
-	else if (w->peer_count > w->conf->viewers_max ||
-		 st->peer_count >= w->conf->viewers_per_session_max)
-		close_peer(x, 1013, true, "full: as many viewers as allowed are watching");
-	else
-		join_stream(x, st, a->has_since ? &a->since : NULL);
-	session_unref(s);
 }
 
 static void count_close(struct ws *w, int code) {
@@ -498,6 +460,42 @@ static void take_all(struct ws *w) {
 		take(w, ev);
 		event_drop(ev);
 	}
+}
+
+/* The handshake is done: finds the session that the path named. */
+static void greet(struct ws *w, struct peer *x, struct lws *wsi) {
+	x->ws = w;
+	x->wsi = wsi;
+	int fd = lws_get_socket_fd(wsi), one = 1, unsent = NOTSENT_BYTES;
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+	setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
+	w->peer_count++;
+	metrics_set(w->metrics, METRIC_VIEWERS, w->peer_count);
+	take_all(w); /* older than the state that hello will tell */
+	if (w->drain_until_us) {
+		close_peer(x, 1001, true, "the server is shutting down");
+		return;
+	}
+	const struct adopted *a = &w->adopted[fd];
+	struct problem p = {0};
+	struct session *s = session_find(w->registry, a->session_id, &p);
+	if (!s) {
+		refuse_peer(x, &p);
+		problem_clear(&p);
+		return;
+	}
+	enum session_state state = session_state(s);
+	struct stream *st = NULL;
+	if (state == SESSION_ENDED || state == SESSION_FAILED)
+		close_peer(x, 4410, true, "this session has ended");
+	else if (!(st = open_stream(w, s)))
+		close_peer(x, 1011, true, "out of memory");
+	else if (w->peer_count > w->conf->viewers_max ||
+		 st->peer_count >= w->conf->viewers_per_session_max)
+		close_peer(x, 1013, true, "full: as many viewers as allowed are watching");
+	else
+		join_stream(x, st, a->has_since ? &a->since : NULL);
+	session_unref(s);
 }
 
 static void tell_viewers(struct stream *st, int64_t now_us) {
