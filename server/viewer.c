@@ -83,7 +83,7 @@ static bool push_frame(struct viewer *v, struct packet *p, bool replayed, int64_
 		v->wait_key = true;
 	}
 	v->next_seq = p->meta.seq + 1;
-	if (!v->wait_key && !replayed &&
+	if ((key || !v->wait_key) && !replayed &&
 		(v->live_bytes + p->size > v->limits->queue_bytes ||
 			now_us - oldest_us(v, now_us) > v->limits->queue_us)) {
 		drop_frames(v, true);
