@@ -17,7 +17,6 @@
 #include "kernels/cpu/rows.h"
 
 #define SLICE_ROWS_MAX 192 /* keeps a slice of a wide layer in the second cache */
-#define TAILS_MAX 8
 
 struct linear {
 	int64_t in, out;
@@ -107,18 +106,6 @@ static struct linear *linear_create(struct backend *be, const struct tensor *w,
 	return l;
 }
 
-/* How n rows are cut: `full` slices of `rows`, then tails in powers of two, so
- * that texts of any length need few different plans. */
-struct cut {
-	int64_t rows, full;
-	const struct dense_plan *plan;
-	int tails;
-	struct {
-		int64_t first, rows;
-		const struct dense_plan *plan;
-	} tail[TAILS_MAX];
-};
-
 struct linear_job {
 	struct cpu_backend *c;
 	const struct linear *l;
@@ -127,14 +114,18 @@ struct linear_job {
 	int64_t n, groups;
 	enum activation act;
 	bool residual;
-	struct cut cut;
+	int64_t rows; /* of a slice; the last one is filled up with zeros in scratch */
+	bool apart; /* full slices are multiplied into scratch first, too */
+	size_t sums_at; /* in scratch: x in the weight's type, then sums, then scales */
+	const struct dense_plan *plan, *tail_plan;
 	atomic_int failed;
 };
 
-/* The same number of equal slices for every thread where n allows it. */
+/* The same number of equal slices for every thread where n allows it. Few rows
+ * come in slices of eight, so that texts of any length share one plan. */
 static int64_t slice_rows(int64_t n, int64_t threads) {
 	for (int64_t slices = 4 * threads; slices >= threads; slices -= threads) {
-		if (n % slices == 0 && n / slices <= SLICE_ROWS_MAX)
+		if (n % slices == 0 && n / slices <= SLICE_ROWS_MAX && n / slices >= 32)
 			return n / slices;
 	}
 	int64_t rows = (n + 4 * threads - 1) / (4 * threads);
@@ -142,101 +133,89 @@ static int64_t slice_rows(int64_t n, int64_t threads) {
 	return rows < SLICE_ROWS_MAX ? rows : SLICE_ROWS_MAX;
 }
 
-static bool cut_rows(struct backend *be, struct linear_job *j) {
+/* What a slice does beyond the plain product is fused where dense can. */
+static bool plan(struct backend *be, struct linear_job *j) {
 	struct cpu_backend *c = j->c;
-	struct cut *cut = &j->cut;
 	struct error e = {0};
-	/* What a slice does beyond the plain product is fused where dense can. */
 	bool int8 = j->l->precision == PRECISION_INT8;
-	struct dense_window w = {.rows = 1,
-		.add = !int8 && j->residual && !j->gate,
-		.act = int8 || j->residual ? ACT_NONE : j->act};
-	cut->rows = slice_rows(j->n, pool_threads(c->pool));
-	cut->full = j->n / cut->rows;
-	int64_t done = cut->full * cut->rows, left = j->n - done;
-	w.cols = cut->rows;
-	if (cut->full && !(cut->plan = c->dense->plan(j->l->dense, &w, &e)))
-		left = 0;
-	for (int64_t rows = 128; rows > 0; rows /= 2) {
-		if (!(left & rows))
-			continue;
-		w.cols = rows;
-		const struct dense_plan *plan = c->dense->plan(j->l->dense, &w, &e);
-		if (!plan)
-			break;
-		cut->tail[cut->tails].first = done;
-		cut->tail[cut->tails].rows = rows;
-		cut->tail[cut->tails++].plan = plan;
-		done += rows;
+	j->rows = slice_rows(j->n, pool_threads(c->pool));
+	j->apart = int8 || (j->residual && j->gate);
+	struct dense_window w = {
+		.rows = 1, .cols = j->rows, .act = int8 || j->residual ? ACT_NONE : j->act};
+	if (j->n % j->rows || j->apart) {
+		j->tail_plan = j->plan = c->dense->plan(j->l->dense, &w, &e);
+		if (!j->plan)
+			goto fail;
 	}
-	if (e.code)
-		backend_fail(be, e.code, "%s", e.text);
-	return e.code == 0;
+	if (!j->apart && j->n >= j->rows) {
+		w.add = j->residual;
+		j->plan = c->dense->plan(j->l->dense, &w, &e);
+		if (!j->plan)
+			goto fail;
+	}
+	j->sums_at = ((size_t)(j->rows * j->l->in) * sizeof(float) + 63) / 64 * 64;
+	return cpu_scratch_reserve(
+		be, j->sums_at + (size_t)(j->rows * (j->l->out + 1)) * sizeof(float));
+fail:
+	backend_fail(be, e.code, "%s", e.text);
+	return false;
 }
 
 static const float *gate_row(const struct linear_job *j, int64_t row) {
 	return j->gate ? j->gate + row * j->groups / j->n * j->l->out : NULL;
 }
 
-/* Scratch of a worker: x in the weight's type, then sums. */
-static size_t scratch_bytes(const struct linear *l, int64_t rows, size_t *sums_at) {
-	*sums_at = ((size_t)(rows * l->in) * sizeof(float) + 63) / 64 * 64;
-	return *sums_at + (size_t)(rows * (l->out + 1)) * sizeof(float);
+/* Rows of x from `first` on in the weight's type, filled up to a slice. */
+static const void *slice_source(
+	const struct linear_job *j, int64_t first, int64_t rows, char *scratch, float *scale) {
+	const struct row_kernels *k = j->c->rows;
+	int64_t in = j->l->in, missing = (j->rows - rows) * in;
+	const float *x = j->x + first * in;
+	switch (j->l->precision) {
+	case PRECISION_BF16:
+		k->to_bf16((uint16_t *)(void *)scratch, x, rows * in);
+		memset(scratch + rows * in * 2, 0, (size_t)missing * 2);
+		return scratch;
+	case PRECISION_INT8:
+		for (int64_t r = 0; r < rows; r++)
+			scale[r] = k->to_int8((int8_t *)scratch + r * in, x + r * in, in);
+		memset(scratch + rows * in, 0, (size_t)missing);
+		return scratch;
+	default:
+		if (!missing)
+			return x;
+		memcpy(scratch, x, (size_t)(rows * in) * sizeof *x);
+		memset(scratch + rows * in * 4, 0, (size_t)missing * 4);
+		return scratch;
+	}
 }
 
-static int slice_float(const struct linear_job *j, int64_t first, int64_t rows,
-	const struct dense_plan *plan, int worker) {
-	const struct linear *l = j->l;
+/* Sums of one row to where they belong. */
+static void row_finish(const struct linear_job *j, int64_t row, float *sum, float scale) {
 	const struct row_kernels *k = j->c->rows;
-	size_t sums_at;
-	scratch_bytes(l, rows, &sums_at);
-	char *scratch = cpu_scratch(j->c, worker);
-	const void *x = j->x + first * l->in;
-	float *y = j->y + first * l->out, *sums = (float *)(void *)(scratch + sums_at);
-	if (l->precision == PRECISION_BF16) {
-		k->to_bf16((uint16_t *)(void *)scratch, x, rows * l->in);
-		x = scratch;
-	}
-	bool apart = j->residual && j->gate;
-	int rc = j->c->dense->run(plan, worker, x, apart ? sums : y);
-	for (int64_t r = 0; apart && r < rows; r++)
-		k->add_gated(y + r * l->out, sums + r * l->out, gate_row(j, first + r), l->out);
-	return rc;
-}
-
-static int slice_int8(const struct linear_job *j, int64_t first, int64_t rows,
-	const struct dense_plan *plan, int worker) {
 	const struct linear *l = j->l;
-	const struct row_kernels *k = j->c->rows;
-	size_t sums_at;
-	scratch_bytes(l, rows, &sums_at);
-	char *scratch = cpu_scratch(j->c, worker);
-	int8_t *codes = (int8_t *)scratch;
-	float *sums = (float *)(void *)(scratch + sums_at), *scale = sums + rows * l->out;
-	for (int64_t r = 0; r < rows; r++)
-		scale[r] = k->to_int8(codes + r * l->in, j->x + (first + r) * l->in, l->in);
-	int rc = j->c->dense->run(plan, worker, codes, sums);
-	for (int64_t r = 0; r < rows; r++) {
-		float *sum = sums + r * l->out, *y = j->y + (first + r) * l->out;
-		k->from_int8(
-			j->residual ? sum : y, sum, scale[r], l->w_scale, l->b, l->out, j->act);
-		if (j->residual)
-			k->add_gated(y, sum, gate_row(j, first + r), l->out);
-	}
-	return rc;
+	float *y = j->y + row * l->out;
+	bool int8 = l->precision == PRECISION_INT8;
+	if (int8)
+		k->from_int8(j->residual ? sum : y, sum, scale, l->w_scale, l->b, l->out, j->act);
+	if (j->residual)
+		k->add_gated(y, sum, gate_row(j, row), l->out);
+	else if (!int8)
+		memcpy(y, sum, (size_t)l->out * sizeof *y);
 }
 
 static void slices(void *ctx, int64_t begin, int64_t end, int worker) {
 	struct linear_job *j = ctx;
-	const struct cut *cut = &j->cut;
+	char *scratch = cpu_scratch(j->c, worker);
+	float *sums = (float *)(void *)(scratch + j->sums_at), *scale = sums + j->rows * j->l->out;
 	for (int64_t i = begin; i < end; i++) {
-		int64_t t = i - cut->full;
-		int64_t first = t < 0 ? i * cut->rows : cut->tail[t].first;
-		int64_t rows = t < 0 ? cut->rows : cut->tail[t].rows;
-		const struct dense_plan *plan = t < 0 ? cut->plan : cut->tail[t].plan;
-		int rc = j->l->precision == PRECISION_INT8
-				 ? slice_int8(j, first, rows, plan, worker)
-				 : slice_float(j, first, rows, plan, worker);
+		int64_t first = i * j->rows, rows = j->n - first < j->rows ? j->n - first : j->rows;
+		bool apart = j->apart || rows < j->rows;
+		const void *x = slice_source(j, first, rows, scratch, scale);
+		int rc = j->c->dense->run(rows < j->rows ? j->tail_plan : j->plan, worker, x,
+			apart ? sums : j->y + first * j->l->out);
+		for (int64_t r = 0; apart && r < rows; r++)
+			row_finish(j, first + r, sums + r * j->l->out, scale[r]);
 		if (rc < 0)
 			atomic_store(&j->failed, rc);
 	}
@@ -245,7 +224,6 @@ static void slices(void *ctx, int64_t begin, int64_t end, int worker) {
 static void run(struct backend *be, const char *op, struct linear_job *j, const struct tensor *y,
 	const struct tensor *x) {
 	const struct linear *l = j->l;
-	size_t sums_at;
 	j->c = cpu_of(be);
 	j->n = tensor_row_count(x);
 	if (!cpu_check(be, cpu_is(x, DTYPE_F32, -1, l->in), op, "x does not fit the weight:", x) ||
@@ -255,12 +233,9 @@ static void run(struct backend *be, const char *op, struct linear_job *j, const 
 		return;
 	j->y = y->data;
 	j->x = x->data;
-	if (!cut_rows(be, j))
+	if (!plan(be, j))
 		return;
-	int64_t rows = j->cut.full ? j->cut.rows : j->cut.tail[0].rows;
-	if (!cpu_scratch_reserve(be, scratch_bytes(l, rows, &sums_at)))
-		return;
-	pool_run(j->c->pool, j->cut.full + j->cut.tails, 1, slices, j);
+	pool_run(j->c->pool, (j->n + j->rows - 1) / j->rows, 1, slices, j);
 	if (j->failed)
 		backend_fail(be, j->failed, "%s: %s failed", op, j->c->dense->name);
 }
