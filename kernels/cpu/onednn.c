@@ -21,7 +21,7 @@ struct worker {
 };
 struct dense_context {
 	dnnl_engine_t engine;
-	dnnl_cpu_isa_t isa;
+	bool bf16, int8;
 	void (*set_threads)(int); /* of the OpenMP that oneDNN uses; NULL: it has none */
 	size_t scratch_bytes;
 	int workers;
@@ -154,30 +154,36 @@ static bool isa_has(dnnl_cpu_isa_t have, dnnl_cpu_isa_t want) {
 	return ((unsigned)have & (unsigned)want) == (unsigned)want;
 }
 
-/* oneDNN's limit (ONEDNN_MAX_CPU_ISA) and ours, whichever is lower, for both. */
+/* A limit in oneDNN's own variable is oneDNN's, and ours where it is lower;
+ * without one, it gets ours. (Setting would overrule the variable, and asking
+ * first would make setting impossible. It is refused once a backend has
+ * computed in this process: then the first limit stays.) */
 static void limit(struct dense_context *c, struct cpu_features *f) {
 	static const dnnl_cpu_isa_t most[CPU_ISA_COUNT] = {
 		[CPU_ISA_BASELINE] = dnnl_cpu_isa_sse41,
 		[CPU_ISA_AVX2] = dnnl_cpu_isa_avx2,
 		[CPU_ISA_AVX512] = dnnl_cpu_isa_avx512_core_vnni,
 	};
-	/* Refused when the environment has set it or a second backend comes: then it stays. */
-	if (!f->avx512_bf16)
+	bool given = getenv("ONEDNN_MAX_CPU_ISA") || /* NOLINT(concurrency-mt-unsafe) */
+		     getenv("DNNL_MAX_CPU_ISA"); /* NOLINT(concurrency-mt-unsafe) */
+	if (!given && !f->avx512_bf16)
 		dnnl_set_max_cpu_isa(most[f->isa]);
-	else if (!f->amx_bf16)
+	else if (!given && !f->amx_bf16)
 		dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx512_core_bf16);
-	c->isa = dnnl_get_effective_cpu_isa();
+	dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
 #if defined(__x86_64__)
-	if (!isa_has(c->isa, dnnl_cpu_isa_avx512_core) && f->isa > CPU_ISA_AVX2)
+	if (!isa_has(isa, dnnl_cpu_isa_avx512_core) && f->isa > CPU_ISA_AVX2)
 		f->isa = CPU_ISA_AVX2;
-	if (!isa_has(c->isa, dnnl_cpu_isa_avx2))
+	if (!isa_has(isa, dnnl_cpu_isa_avx2))
 		f->isa = CPU_ISA_BASELINE;
 #endif
-	f->avx512_bf16 = f->avx512_bf16 && isa_has(c->isa, dnnl_cpu_isa_avx512_core_bf16);
-	f->avx512_vnni = f->avx512_vnni && isa_has(c->isa, dnnl_cpu_isa_avx512_core_vnni);
-	f->avx_vnni = f->avx_vnni && isa_has(c->isa, dnnl_cpu_isa_avx2_vnni);
-	f->amx_bf16 = f->amx_bf16 && isa_has(c->isa, dnnl_cpu_isa_avx512_core_amx);
-	f->amx_int8 = f->amx_int8 && isa_has(c->isa, dnnl_cpu_isa_avx512_core_amx);
+	f->avx512_bf16 = f->avx512_bf16 && isa_has(isa, dnnl_cpu_isa_avx512_core_bf16);
+	f->avx512_vnni = f->avx512_vnni && isa_has(isa, dnnl_cpu_isa_avx512_core_vnni);
+	f->avx_vnni = f->avx_vnni && isa_has(isa, dnnl_cpu_isa_avx2_vnni);
+	f->amx_bf16 = f->amx_bf16 && isa_has(isa, dnnl_cpu_isa_avx512_core_amx);
+	f->amx_int8 = f->amx_int8 && isa_has(isa, dnnl_cpu_isa_avx512_core_amx);
+	c->bf16 = f->avx512_bf16;
+	c->int8 = f->avx512_vnni;
 }
 
 static void onednn_close(struct dense_context *c) {
@@ -225,9 +231,9 @@ static bool onednn_has(const struct dense_context *c, enum precision p) {
 	case PRECISION_F32:
 		return true;
 	case PRECISION_BF16:
-		return isa_has(c->isa, dnnl_cpu_isa_avx512_core_bf16);
+		return c->bf16;
 	case PRECISION_INT8:
-		return isa_has(c->isa, dnnl_cpu_isa_avx512_core_vnni);
+		return c->int8;
 	case PRECISION_AUTO:
 	case PRECISION_FP8:
 		break;

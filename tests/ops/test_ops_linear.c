@@ -238,6 +238,23 @@ static void wrong_shapes_are_refused(void **state) {
 	fixture_reset(&fx);
 }
 
+/* With either variable at AVX2 nothing finer than f32 is offered. */
+static void limits_are_kept(void **state) {
+	(void)state;
+	const char *ours = getenv("LIGHTFORCED_CPU_ISA"), *theirs = getenv("ONEDNN_MAX_CPU_ISA");
+	struct backend_info info = backend_info(fx.be);
+	if (strcmp(info.kind, "cpu") != 0 ||
+		!((ours && strcmp(ours, "avx2") == 0) || (theirs && strcmp(theirs, "AVX2") == 0)))
+		skip();
+	struct layer r;
+	assert_int_equal(info.precision, PRECISION_F32);
+	assert_null(strstr(info.name, "512"));
+	assert_false(layer_make(&r, (int64_t[]){4, 4, 4}, true, PRECISION_BF16));
+	assert_false(layer_make(&r, (int64_t[]){4, 4, 4}, true, PRECISION_INT8));
+	assert_true(layer_make(&r, (int64_t[]){4, 4, 4}, true, PRECISION_AUTO));
+	layer_destroy(&r);
+}
+
 int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(linear_agrees),
@@ -245,6 +262,7 @@ int main(void) {
 		cmocka_unit_test(any_number_of_rows),
 		cmocka_unit_test(quantised_weights_load),
 		cmocka_unit_test(wrong_shapes_are_refused),
+		cmocka_unit_test(limits_are_kept),
 	};
 	fx = fixture_create();
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
