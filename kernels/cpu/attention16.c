@@ -17,12 +17,18 @@
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
 #endif
+/* A test brings its own tile functions, to check the walk on any CPU. */
+#if defined(__AMX_BF16__) || defined(TILES_EMULATED)
+#define HAVE_TILES 1
+#else
+#define HAVE_TILES 0
+#endif
 
 extern const struct attention16 CPU_NAME(attention16);
 
 #define LANE_VECTORS (LANES / VF_LANES)
 #define ROWS (LANE_VECTORS == 1 ? 8 : 4) /* sums that are built at once */
-#if defined(__AMX_BF16__)
+#if HAVE_TILES
 #define PAD 16 /* keys of a run are rounded up to this */
 #else
 #define PAD 2
@@ -64,7 +70,7 @@ static void begin(struct attend16 *a, const float *q, int64_t stride, int64_t co
 	}
 }
 
-#if defined(__AMX_BF16__)
+#if HAVE_TILES
 
 /* The tile intrinsics do not say that they touch memory: p is read or written. */
 static inline void tiles_fence(const void *p) {
@@ -337,7 +343,7 @@ static void attention16_tiles(void *ctx, int64_t first, int64_t end, int worker)
 
 const struct attention16 CPU_NAME(attention16) = {
 	.tiles = attention16_tiles,
-#if defined(__AMX_BF16__)
+#if HAVE_TILES
 	.keys_step = 16,
 	.channels_step = 32,
 #else
