@@ -130,6 +130,7 @@ int sessions_prompt_add(struct call *c, struct problem *p) {
 	if (!s)
 		return -1;
 	struct prompt_receipt receipt = {0};
+	q.durable = true;
 	int failed = session_prompt(s, &q, &receipt, p);
 	session_unref(s);
 	if (failed)

@@ -147,10 +147,13 @@ static int make(struct daemon *d, struct error *e) {
 }
 
 static int start(struct daemon *d, struct error *e) {
-	int rc = worker_start(&d->journal_worker, "journal", run_journal, d->registry, e);
+	const char *state_dir = d->conf.state_dir;
+	int rc = state_dir[0]
+			 ? worker_start(&d->journal_worker, "journal", run_journal, d->registry, e)
+			 : 0;
 	for (int i = 0; i < d->encoders && rc == 0; i++) {
 		char name[16];
-		snprintf(name, sizeof name, "encoder%d", i);
+		snprintf(name, sizeof name, "encoder%d", i % ENCODERS_MAX);
 		rc = worker_start(&d->encoder_worker[i], name, run_encoder, d->encoder[i], e);
 	}
 	if (rc == 0)
@@ -264,11 +267,22 @@ static void serve(struct daemon *d) {
 	}
 }
 
-/* Lets chunks in hand be finished. A second signal, or the end of its time, ends
- * the process where it stands: the journals hold what must survive. */
+/* The chunk in hand takes too long: viewers are sent away and the process ends
+ * without it. The journals hold what must survive. */
+static void give_up(struct daemon *d) {
+	log_line(d->log, LOG_LEVEL_WARN,
+		"a chunk takes longer than the %d s for shutdown: ended without it",
+		(int)d->conf.shutdown_s);
+	ws_stop(d->ws);
+	worker_join(&d->ws_worker);
+	_exit(EXIT_SUCCESS);
+}
+
+/* Lets chunks in hand be finished, for three quarters of the time; the rest is
+ * for saying goodbye. A second signal ends the process where it stands. */
 static void drain(struct daemon *d) {
 	const struct timespec turn = {0, 10 * 1000000};
-	int64_t until = wire_now_us() + (int64_t)d->conf.shutdown_s * 1000000;
+	int64_t until = wire_now_us() + (int64_t)d->conf.shutdown_s * 750000;
 	log_line(d->log, LOG_LEVEL_INFO, "shutting down: chunks in hand are finished first");
 	notify_send("STOPPING=1\nSTATUS=finishing the chunks in hand");
 	registry_drain(d->registry);
@@ -278,12 +292,8 @@ static void drain(struct daemon *d) {
 			log_line(d->log, LOG_LEVEL_WARN, "second signal: ended at once");
 			_exit(EXIT_FAILURE);
 		}
-		if (wire_now_us() > until) {
-			log_line(d->log, LOG_LEVEL_WARN,
-				"a chunk took longer than %d s: ended without it",
-				(int)d->conf.shutdown_s);
-			_exit(EXIT_SUCCESS);
-		}
+		if (wire_now_us() > until)
+			give_up(d);
 	}
 }
 

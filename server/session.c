@@ -379,6 +379,11 @@ int session_prompt(struct session *s, const struct prompt_request *q, struct pro
 		free(n);
 		return -1;
 	}
+	char hash[LOG_HASH_BYTES];
+	log_hash(hash, q->text);
+	log_line(s->registry->log, LOG_LEVEL_INFO, "session %s: prompt %s for chunk %lld: %s, %s",
+		s->id, out->id, (long long)out->applies_at_chunk, transition_name(q->transition),
+		hash);
 	registry_wake(s->registry);
 	write_journal(s, q->durable);
 	return 0;
