@@ -109,33 +109,62 @@ static void unused_warn(const struct loaded *l, const char *part, const struct w
 			part, count, first);
 }
 
+/* How far loading is, in bytes of weights over all parts. */
+struct loading {
+	const struct engine_config *c;
+	const char *stage;
+	uint64_t before, end, done, total; /* of this part: first, last; reported; of all */
+};
+
+static void loading_report(void *ctx, uint64_t bytes) {
+	struct loading *g = ctx;
+	uint64_t done = g->before + bytes < g->end ? g->before + bytes : g->end;
+	/* In steps of a hundredth: there are hundreds of tensors. */
+	if (done < g->done + g->total / 100)
+		return;
+	g->done = done;
+	g->c->progress(g->c->progress_ctx, g->stage, done, g->total);
+}
+
+/* The next part, of `bytes`, is loaded from w. */
+static void loading_part(struct loading *g, const char *stage, struct weights *w, uint64_t bytes) {
+	g->stage = stage;
+	g->before = g->done = g->end;
+	g->end += bytes;
+	if (!g->c->progress)
+		return;
+	g->c->progress(g->c->progress_ctx, stage, g->before, g->total);
+	weights_watch(w, loading_report, g);
+}
+
 /* What is prepared from weights, in the order of work. */
 static int parts_create(
 	struct loaded *l, struct arena *a, const struct engine_config *c, struct error *e) {
+	const struct engine_config silent = {0};
 	const uint64_t text = weights_size(l->text_weights), dit = weights_size(l->dit_weights);
-	const uint64_t all = text + dit + weights_size(l->decoder_weights);
-	const bool report = c->progress && !arena_measuring(a);
-	if (report)
-		c->progress(c->progress_ctx, "text encoder", 0, all);
+	const uint64_t decoder = weights_size(l->decoder_weights);
+	struct loading g = {.c = arena_measuring(a) ? &silent : c, .total = text + dit + decoder};
+	loading_part(&g, "text encoder", l->text_weights, text);
 	l->encoder = text_create(l->be, &l->m->text, l->text_weights, a, l->precision, e);
+	weights_watch(l->text_weights, NULL, NULL);
 	if (!l->encoder)
 		return e->code;
-	if (report)
-		c->progress(c->progress_ctx, "transformer", text, all);
+	loading_part(&g, "transformer", l->dit_weights, dit);
 	l->dit = dit_create(l->be, l->m, l->dit_weights, a, l->precision, e);
+	weights_watch(l->dit_weights, NULL, NULL);
 	if (!l->dit)
 		return e->code;
-	if (report)
-		c->progress(c->progress_ctx, "decoder", text + dit, all);
+	loading_part(&g, "decoder", l->decoder_weights, decoder);
 	l->decoder = decoder_create(l->be, l->m, l->decoder_weights, a, l->precision, e);
+	weights_watch(l->decoder_weights, NULL, NULL);
 	if (!l->decoder)
 		return e->code;
 	int cached = c->prompts_cached ? c->prompts_cached : PROMPTS_CACHED;
 	l->prompts = prompts_create(l->be, l->m, l->tokenizer, l->encoder, cached, a, e);
 	if (!l->prompts)
 		return e->code;
-	if (report)
-		c->progress(c->progress_ctx, "memory", all, all);
+	if (g.c->progress)
+		c->progress(c->progress_ctx, "memory", g.total, g.total);
 	return arena_failed(a, e);
 }
 

@@ -32,6 +32,9 @@ struct weights {
 	struct entry *entry; /* sorted by name */
 	int count;
 	struct random_weights *random;
+	void (*watch)(void *ctx, uint64_t bytes);
+	void *watch_ctx;
+	uint64_t watched; /* bytes since weights_watch */
 };
 
 static int name_order(const void *a, const void *b) {
@@ -223,7 +226,16 @@ int weights_require(struct weights *w, const char *name, int rank, const int64_t
 			tensor_describe(&t, want, sizeof want));
 	}
 	q->used = true;
+	w->watched += tensor_bytes(host);
+	if (w->watch)
+		w->watch(w->watch_ctx, w->watched);
 	return 0;
+}
+
+void weights_watch(struct weights *w, void (*watch)(void *ctx, uint64_t bytes), void *ctx) {
+	w->watch = watch;
+	w->watch_ctx = ctx;
+	w->watched = 0;
 }
 
 const char *weights_unused(const struct weights *w, int *count) {

@@ -33,6 +33,9 @@ const char *weights_name(const struct weights *w, int i);
  * failure says what is missing or which shape was expected and found. */
 int weights_require(struct weights *w, const char *name, int rank, const int64_t *dim,
 	struct tensor *host, struct error *e);
+/* From now on weights_require tells watch how many bytes it has given out, counted
+ * from this call on. NULL: no more. Random weights tell nothing. */
+void weights_watch(struct weights *w, void (*watch)(void *ctx, uint64_t bytes), void *ctx);
 /* First of the tensors never required, NULL when all were; for the warning. */
 const char *weights_unused(const struct weights *w, int *count);
 /* Metadata value of the first file that has the key, NULL otherwise. Values are

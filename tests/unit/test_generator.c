@@ -599,7 +599,7 @@ static void loading_reports_progress(void **state) {
 	struct progress_log log = {0};
 	struct world w = world_open(&(struct toy_model){0},
 		&(struct engine_config){.progress = note_progress, .progress_ctx = &log});
-	assert_true(log.calls >= 3);
+	assert_true(log.calls > 20); /* within parts, too */
 	assert_false(log.fell);
 	assert_true(log.total > 0 && log.done == log.total);
 	world_close(&w);
