@@ -29,7 +29,6 @@ class Daemon:
         self.process = None
 
     def __enter__(self):
-        self.start()
         return self
 
     def __exit__(self, kind, *_):
@@ -40,10 +39,12 @@ class Daemon:
                 print("-- the daemon said:\n" + log.read()[-6000:], file=sys.stderr)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def start(self, seconds=120):
+    def start(self, seconds=120, wait=True):
+        """wait: until the model is loaded; else only until the port is open."""
         self.process = subprocess.Popen(self.command, stdout=self.log, stderr=self.log)
         end = time.monotonic() + seconds
-        while self.answer("GET", "/readyz")[0] != 200:
+        good = (200,) if wait else (200, 503)
+        while self.answer("GET", "/readyz")[0] not in good:
             if self.process.poll() is not None:
                 raise AssertionError(f"the daemon ended with {self.process.returncode} while it started")
             if time.monotonic() > end:

@@ -109,6 +109,9 @@ export class Session
 			name: state.labels?.name ?? state.labels?.show ?? (store.get('name') || state.id.slice(0, 6)), viewers: state.viewers,
 		};
 		store.set(Object.fromEntries(Object.entries(known).filter(([, value]) => value !== undefined)));
+		// Nothing more will come; a new connection would only be told that there is no such session.
+		if (state.state === 'failed' || state.state === 'ended')
+			this.socket?.stop();
 		if (state.chunk !== undefined && !store.get('has_picture'))
 			store.set({ chunk: state.chunk });
 		store.touch('prompts');

@@ -26,8 +26,6 @@ export function duration_words(ms)
 // Which state holds. Order matters: what cannot be got over comes first.
 export function page_state(s)
 {
-	if (s.closed_kind === 'gone' || s.closed_kind === 'link' || s.closed_kind === 'refused')
-		return s.closed_kind;
 	if (s.start_problem)
 		return 'refused';
 	if (s.unsupported)
@@ -36,6 +34,8 @@ export function page_state(s)
 		return 'failed';
 	if (s.session_state === 'ended' || s.closed_kind === 'ended')
 		return 'ended';
+	if (s.closed_kind === 'gone' || s.closed_kind === 'link' || s.closed_kind === 'refused')
+		return s.closed_kind;
 	if (s.loading && !s.socket_open)
 		return 'loading';
 	if (!s.socket_open)
