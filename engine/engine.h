@@ -83,7 +83,9 @@ struct model_info {
 
 /* NULL and *e on failure. */
 struct engine *engine_create(const struct engine_config *c, struct error *e);
-void engine_destroy(struct engine *en); /* after all its generators; NULL is fine */
+/* After all its generators, and when all pictures are back: their memory may be
+ * the device's. NULL is fine. */
+void engine_destroy(struct engine *en);
 const struct model_info *engine_model(const struct engine *en); /* any thread */
 /* Tokens of a prompt, end mark included; negative errno and *e when it is not
  * valid UTF-8 or holds no words. Does not limit them. Any thread. */

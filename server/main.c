@@ -188,9 +188,9 @@ static void unmake(struct daemon *d) {
 	http_destroy(d->http);
 	api_destroy(d->api);
 	ws_destroy(d->ws);
-	gpu_destroy(d->gpu);
 	for (int i = 0; i < d->encoders; i++)
 		encoder_destroy(d->encoder[i]);
+	gpu_destroy(d->gpu); /* after the encoders: they may still hold its pictures */
 	registry_destroy(d->registry);
 }
 
