@@ -172,9 +172,9 @@ static void stop(struct daemon *d) {
 		encoder_stop(d->encoder[i]);
 	for (int i = 0; i < d->encoders; i++)
 		worker_join(&d->encoder_worker[i]);
-	registry_journal_flush(d->registry);
 	registry_journal_stop(d->registry);
 	worker_join(&d->journal_worker);
+	registry_journal_flush(d->registry); /* last, so that it is the exact place that stays */
 	if (d->acceptor_worker.running)
 		acceptor_stop(d->acceptor);
 	worker_join(&d->acceptor_worker);
