@@ -16,7 +16,12 @@
 #include "kernels/cpu/dense.h"
 #include "kernels/cpu/rows.h"
 
-#define SLICE_ROWS_MAX 192 /* keeps a slice of a wide layer in the second cache */
+#define SLICE_ROWS_MAX 192
+/* Inputs: from here on a slice is copied to scratch first. Rows this far apart
+ * defeat the prefetcher when the product walks them side by side (SPEED.md). */
+#define COPY_FROM 512
+#define SLICE_BYTES_MAX (256 << 10) /* of x: longer slices of wide layers lose a third (SPEED.md)  \
+				     */
 
 struct linear {
 	int64_t in, out;
@@ -123,14 +128,23 @@ struct linear_job {
 
 /* The same number of equal slices for every thread where n allows it. Few rows
  * come in slices of eight, so that texts of any length share one plan. */
-static int64_t slice_rows(int64_t n, int64_t threads) {
-	for (int64_t slices = 4 * threads; slices >= threads; slices -= threads) {
-		if (n % slices == 0 && n / slices <= SLICE_ROWS_MAX && n / slices >= 32)
+static int64_t slice_rows(int64_t n, int64_t in, int64_t threads) {
+	int64_t most = SLICE_BYTES_MAX / (in * (int64_t)sizeof(float)) / 8 * 8;
+	most = most < 32 ? 32 : most > SLICE_ROWS_MAX ? SLICE_ROWS_MAX : most;
+	for (int64_t slices = 4 * threads; slices * 32 <= n; slices += threads) {
+		if (n % slices == 0 && n / slices <= most)
 			return n / slices;
 	}
 	int64_t rows = (n + 4 * threads - 1) / (4 * threads);
 	rows = (rows + 7) / 8 * 8;
-	return rows < SLICE_ROWS_MAX ? rows : SLICE_ROWS_MAX;
+	return rows < most ? rows : most;
+}
+
+/* Done by dense for nothing; the others are cheaper in our own loops (oneDNN's
+ * gelu takes five times as long with AVX2). */
+static enum activation fused(const struct linear_job *j) {
+	bool now = j->act == ACT_RELU && !j->residual && j->l->precision != PRECISION_INT8;
+	return now ? ACT_RELU : ACT_NONE;
 }
 
 /* What a slice does beyond the plain product is fused where dense can. */
@@ -138,10 +152,9 @@ static bool plan(struct backend *be, struct linear_job *j) {
 	struct cpu_backend *c = j->c;
 	struct error e = {0};
 	bool int8 = j->l->precision == PRECISION_INT8;
-	j->rows = slice_rows(j->n, pool_threads(c->pool));
+	j->rows = slice_rows(j->n, j->l->in, pool_threads(c->pool));
 	j->apart = int8 || (j->residual && j->gate);
-	struct dense_window w = {
-		.rows = 1, .cols = j->rows, .act = int8 || j->residual ? ACT_NONE : j->act};
+	struct dense_window w = {.rows = 1, .cols = j->rows, .act = fused(j)};
 	if (j->n % j->rows || j->apart) {
 		j->tail_plan = j->plan = c->dense->plan(j->l->dense, &w, &e);
 		if (!j->plan)
@@ -182,7 +195,7 @@ static const void *slice_source(
 		memset(scratch + rows * in, 0, (size_t)missing);
 		return scratch;
 	default:
-		if (!missing)
+		if (!missing && in < COPY_FROM)
 			return x;
 		memcpy(scratch, x, (size_t)(rows * in) * sizeof *x);
 		memset(scratch + rows * in * 4, 0, (size_t)missing * 4);
@@ -190,18 +203,22 @@ static const void *slice_source(
 	}
 }
 
-/* Sums of one row to where they belong. */
-static void row_finish(const struct linear_job *j, int64_t row, float *sum, float scale) {
+/* A slice's products to where they belong, through what is left of the op. */
+static void slice_finish(
+	const struct linear_job *j, int64_t first, int64_t rows, float *sums, const float *scale) {
 	const struct row_kernels *k = j->c->rows;
 	const struct linear *l = j->l;
-	float *y = j->y + row * l->out;
-	bool int8 = l->precision == PRECISION_INT8;
-	if (int8)
-		k->from_int8(j->residual ? sum : y, sum, scale, l->w_scale, l->b, l->out, j->act);
-	if (j->residual)
-		k->add_gated(y, sum, gate_row(j, row), l->out);
-	else if (!int8)
-		memcpy(y, sum, (size_t)l->out * sizeof *y);
+	float *y = j->y + first * l->out;
+	if (l->precision == PRECISION_INT8) {
+		for (int64_t r = 0; r < rows; r++)
+			k->from_int8((j->residual ? sums : y) + r * l->out, sums + r * l->out,
+				scale[r], l->w_scale, l->b, l->out, j->act);
+	}
+	for (int64_t r = 0; j->residual && r < rows; r++)
+		k->add_gated(y + r * l->out, sums + r * l->out, gate_row(j, first + r), l->out);
+	enum activation left = j->act == fused(j) ? ACT_NONE : j->act;
+	if (!j->residual && l->precision != PRECISION_INT8 && (sums != y || left != ACT_NONE))
+		k->spread(y, l->out, sums, l->out, NULL, rows, l->out, left);
 }
 
 static void slices(void *ctx, int64_t begin, int64_t end, int worker) {
@@ -211,11 +228,11 @@ static void slices(void *ctx, int64_t begin, int64_t end, int worker) {
 	for (int64_t i = begin; i < end; i++) {
 		int64_t first = i * j->rows, rows = j->n - first < j->rows ? j->n - first : j->rows;
 		bool apart = j->apart || rows < j->rows;
+		float *to = apart ? sums : j->y + first * j->l->out;
 		const void *x = slice_source(j, first, rows, scratch, scale);
-		int rc = j->c->dense->run(rows < j->rows ? j->tail_plan : j->plan, worker, x,
-			apart ? sums : j->y + first * j->l->out);
-		for (int64_t r = 0; apart && r < rows; r++)
-			row_finish(j, first + r, sums + r * j->l->out, scale[r]);
+		int rc = j->c->dense->run(rows < j->rows ? j->tail_plan : j->plan, worker, x, to);
+		if (apart || !j->residual)
+			slice_finish(j, first, rows, to, scale);
 		if (rc < 0)
 			atomic_store(&j->failed, rc);
 	}
