@@ -53,6 +53,14 @@ class Daemon:
         kind = answer.getheader("Content-Type") or ""
         return answer.status, json.loads(text) if "json" in kind else text
 
+    def wait_stage(self, stage):
+        """Until /readyz says that loading has come so far."""
+        until = time.monotonic() + PATIENCE_S
+        while self.request("GET", "/readyz")[1].get("stage") != stage:
+            if time.monotonic() > until:
+                raise RuntimeError(f"never at {stage}")
+            time.sleep(0.01)
+
     def wait_ready(self):
         until = time.monotonic() + PATIENCE_S
         while self.request("GET", "/readyz")[0] != 200:

@@ -134,7 +134,7 @@ static void an_accepted_prompt_is_not_lost(void **state) {
 	session_unref(s);
 	world_close(w);
 	w = fresh("");
-	world_run(w, id, "prompt.applied", 1);
+	world_run(w, id, "frame", 1);
 	assert_string_equal(
 		world_text(world_event(w, id, "prompt.applied", 0), "text"), "at night");
 	assert_int_equal(world_event(w, id, "frame", 0)->meta.revision, 2);
