@@ -79,7 +79,7 @@ def pause_and_go_on(viewer):
     until("the buttons over the picture", lambda: page.get_attribute("#pic", "data-chrome") == "on")
     page.click("#pause")
     viewer.until_state("paused")
-    until("the message at the foot", lambda: page.inner_text("#foot h3").startswith("Paused at chunk"))
+    until("the message at the foot", lambda: page.inner_text("#foot h2").startswith("Paused at chunk"))
     page.click("#foot .btn.pri")
     viewer.until_live()
 

@@ -52,7 +52,7 @@ function skeleton()
 			element('div', { class: 'dots', id: 'm-dots', 'aria-hidden': 'true' })),
 		element('div', { class: 'gantt', id: 'm-parts' }),
 		element('div', { class: 'tri' }, figure('generated', 'fps generated'), figure('encoded', 'arrived'), figure('shown', 'shown here')),
-		element('div', { id: 'm-cost' }, element('h3', {}, 'A chunk costs ', element('span', { class: 'mono', id: 'm-cost-text' })),
+		element('div', { id: 'm-cost' }, element('h2', {}, 'A chunk costs ', element('span', { class: 'mono', id: 'm-cost-text' })),
 			element('div', { class: 'cost', id: 'm-cost-bars', 'aria-hidden': 'true' }),
 			element('div', { class: 'key' }, ...STAGES.map(([name, words]) => element('span', { 'data-part': name }, element('i'), words)))),
 		element('div', { class: 'facts' }, fact('buffer', 'buffer'), fact('dropped', 'dropped'), fact('rate', 'VP9'), fact('decode', 'decoding'), fact('path', 'player'), fact('offset', 'round trip')),

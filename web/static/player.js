@@ -9,9 +9,9 @@ const LOOPBACK = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/;
 
 class WorkerPlayer
 {
-	constructor({ canvas, ambient, loopback, ambient_still, hooks })
+	constructor({ worker, canvas, ambient, loopback, ambient_still, hooks })
 	{
-		this.worker = new Worker(new URL('./decode.js', import.meta.url), { type: 'module' });
+		this.worker = worker;
 		this.worker.onmessage = ({ data }) => {
 			if (data.type === 'need_key')
 				hooks.need_key(data.reason);
@@ -41,7 +41,7 @@ class WorkerPlayer
 
 async function worker_supported(config)
 {
-	if (!globalThis.VideoDecoder || !HTMLCanvasElement.prototype.transferControlToOffscreen)
+	if (!HTMLCanvasElement.prototype.transferControlToOffscreen)
 		return false;
 	const { supported } = await VideoDecoder.isConfigSupported({
 		codec: config.codec, codedWidth: config.width, codedHeight: config.height,
@@ -60,6 +60,11 @@ export class Player
 		this.forced = forced;
 		this.gate = new FrameGate();
 		this.path = '';
+		// Started before it is known to be needed: it loads while the session is found.
+		this.worker = forced === 'mse' || !globalThis.VideoDecoder ? null
+			: new Worker(new URL('./decode.js', import.meta.url), { type: 'module' });
+		if (this.worker)
+			this.worker.onerror = (event) => { this.worker_problem = event.message || 'the decoding worker did not start'; };
 		this.inner = null;
 		this.early = [];
 		this.choosing = null;
@@ -110,11 +115,12 @@ export class Player
 	{
 		const options = {
 			...this.surfaces,
+			worker: this.worker,
 			loopback: LOOPBACK.test(location.hostname),
 			ambient_still: matchMedia('(prefers-reduced-motion: reduce)').matches,
 			hooks: { ...this.hooks, failed: (error) => this.#fall_back(error, options), need_key: (reason) => this.#lose(reason) },
 		};
-		if (this.forced !== 'mse' && await worker_supported(config))
+		if (this.worker && !this.worker_problem && await worker_supported(config))
 			this.#use('webcodecs', new WorkerPlayer(options));
 		else if (buffered_supported(config))
 			this.#use('mse', new BufferedPlayer(options));

@@ -32,7 +32,7 @@ function build_full(words, act)
 {
 	const { steps } = words;
 	return [
-		element('h3', { text: words.title }),
+		element('h2', { text: words.title }),
 		typeof words.progress === 'number' ? cells(words.progress) : words.places ? places(words.places) : null,
 		...paragraphs(words.lines.slice(0, 1)),
 		steps && element('p', { class: 'steps' }, ...steps.names.map((name, i) => element(i === steps.at ? 'b' : 'span', { text: name }))),
@@ -42,7 +42,7 @@ function build_full(words, act)
 }
 
 const build_foot = (words, act) => [
-	element('div', {}, element('h3', { text: words.title }), ...paragraphs(words.lines)),
+	element('div', {}, element('h2', { text: words.title }), ...paragraphs(words.lines)),
 	actions(words, act),
 ].filter(Boolean);
 
