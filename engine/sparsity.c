@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define BLOCK_DEFAULT 64 /* tokens */
+
 struct policy {
 	const char *name;
 	int kind;
@@ -134,8 +136,23 @@ static void growth_plan(double *s, int chunks, int f, int window, double target,
 		s[c] = fmin(fmax(base - beta / sqrt((double)(c + 1) * f), 0), 1);
 }
 
-struct sparsity *sparsity_create(
-	const struct sparsity_config *c, int chunk_frames, int window_frames, struct error *e) {
+/* A manifest may leave the section out: what a policy that is asked for then
+ * needs, it gets from here. */
+static struct sparsity_config with_defaults(
+	const struct sparsity_config *c, int chunk_frames, int window_frames) {
+	struct sparsity_config d = *c;
+	if (d.block == 0)
+		d.block = BLOCK_DEFAULT;
+	if (d.horizon_frames == 0)
+		d.horizon_frames =
+			window_frames > 2 * chunk_frames ? window_frames : 2 * chunk_frames;
+	return d;
+}
+
+struct sparsity *sparsity_create(const struct sparsity_config *config, int chunk_frames,
+	int window_frames, struct error *e) {
+	const struct sparsity_config with = with_defaults(config, chunk_frames, window_frames);
+	const struct sparsity_config *c = &with;
 	const struct policy *p = policy_find(c->policy, strlen(c->policy));
 	if (!p) {
 		error_set(e, -EINVAL, "sparsity.policy \"%.15s\" is not known", c->policy);
@@ -186,7 +203,7 @@ int sparsity_keep(double s, int blocks, int eligible) {
 
 /* Blocks that one of the kept frames holds; all when there is no frame stage. */
 static int blocks_eligible(const struct sparsity *s, int past, int current, int blocks_per_frame) {
-	if (!s->policy->frame_stage || past <= s->config.keep_frames)
+	if (!s->policy->frame_stage || s->config.keep_frames == 0 || past <= s->config.keep_frames)
 		return (past + current) * blocks_per_frame;
 	return (s->config.keep_frames + current) * blocks_per_frame;
 }

@@ -29,7 +29,8 @@ struct sparsity_plan {
 /* Reads "model", "dense", or "POLICY[:TARGET[/BASE]]" ("hsa:.85/.95", "topk:.7")
  * over what the manifest says; "model" leaves *c alone. */
 int sparsity_parse(const char *spec, struct sparsity_config *c, struct error *e);
-/* window_frames < 0: unbounded. NULL and *e when the numbers do not fit. */
+/* window_frames < 0: unbounded. Block and horizon of 0 mean 64 tokens and the
+ * window. NULL and *e when the numbers do not fit. */
 struct sparsity *sparsity_create(
 	const struct sparsity_config *c, int chunk_frames, int window_frames, struct error *e);
 void sparsity_destroy(struct sparsity *s); /* NULL is fine */

@@ -195,6 +195,23 @@ static void a_pass_that_sees_only_itself_is_dense(void **state) {
 	sparsity_destroy(s);
 }
 
+static void a_manifest_without_the_section_has_defaults(void **state) {
+	(void)state;
+	struct sparsity_config c = {.policy = "dense"};
+	struct sparsity *s = sparsity_create(&c, 3, 21, NULL);
+	assert_int_equal(sparsity_block(s), 64);
+	sparsity_destroy(s);
+	assert_int_equal(sparsity_parse("hsa:.8/.9", &c, NULL), 0);
+	s = sparsity_create(&c, 3, 21, NULL);
+	assert_non_null(s);
+	assert_true(fabs(sparsity_of_chunk(s, 6) - .818213) < 6e-7);
+	/* keep_frames 0: no frame stage, and so no cap */
+	struct sparsity_plan p = sparsity_plan(s, 6, 21, 3, 12);
+	assert_int_equal(p.keep, 45);
+	assert_int_equal(p.select.keep_frames, 0);
+	sparsity_destroy(s);
+}
+
 static void specs_are_read_and_faults_named(void **state) {
 	(void)state;
 	struct sparsity_config c = hsa(.7, .8, 21);
@@ -259,6 +276,7 @@ int main(void) {
 		cmocka_unit_test(listed_policies_fill_ascending_rows_in_range),
 		cmocka_unit_test(window_without_a_budget_keeps_whole_frames),
 		cmocka_unit_test(a_pass_that_sees_only_itself_is_dense),
+		cmocka_unit_test(a_manifest_without_the_section_has_defaults),
 		cmocka_unit_test(specs_are_read_and_faults_named),
 		cmocka_unit_test(plans_that_cannot_be_are_refused),
 		cmocka_unit_test(descriptions_name_the_numbers),
