@@ -47,10 +47,14 @@ class Judge(nn.Module):
         return dict(zip(HEADS, out.split([COUNT[k] for k in HEADS], 1), strict=True))
 
     @torch.no_grad()
-    def right(self, frames: Tensor, first: int, scenes: list[Attributes]) -> dict[str, Tensor]:
-        """Which attributes [N] the pictures `first` and `first + GAP` of frames [N, F, 3, H, W] show as asked."""
-        out = self(_small(frames[:, [first, first + GAP]].float().to(DEVICE)))
+    def right_pair(self, pairs: Tensor, scenes: list[Attributes]) -> dict[str, Tensor]:
+        """Which attributes [N] the pairs of pictures [N, 2, 3, H, W], GAP frames apart, show as asked."""
+        out = self(_small(pairs.to(DEVICE)))
         return {k: out[k].argmax(1) == torch.tensor([s[k] for s in scenes], device=DEVICE) for k in HEADS}
+
+    def right(self, video: Tensor, first: int, scenes: list[Attributes]) -> dict[str, Tensor]:
+        """The same for the pictures `first` and `first + GAP` of videos [N, F, 3, H, W] in 0..255."""
+        return self.right_pair(video[:, [first, first + GAP]].float() / 255, scenes)
 
 
 def render_scenes(scenes: list[Attributes], seed: int, frames: range, batch: int = 24) -> Tensor:

@@ -33,7 +33,7 @@ from ae import test as test_autoencoder  # noqa: E402
 from attributes import SEA, Attributes  # noqa: E402
 from classify import GAP, HEADS, Judge, render_scenes, train  # noqa: E402
 from rollout import STEPS, decode, many_steps, sample  # noqa: E402
-from runtime import DEVICE, autocast, load_dit, load_weights, log  # noqa: E402
+from runtime import DEVICE, autocast, load_dit, load_weights, log, save_weights  # noqa: E402
 from text import Tokenizer  # noqa: E402
 
 CHUNK = 12  # frames
@@ -63,9 +63,14 @@ STORIES = [
      "a green kite flies left over snowy mountains at night"],
     ["an orange airship cruises left over snowy mountains at sunset",
      "an orange airship cruises left over snowy mountains at sunset in the fog",
-     "a purple airship cruises left over green hills at noon", "a purple plane flies right over the sea at noon in the rain"],
+     "a purple airship cruises left over green hills at noon",
+     "a purple paper plane flies right over the sea at noon in the rain"],
     ["a purple bird flies right over meadows at dawn", "a purple bird flies right over meadows at dawn while snow falls",
      "a red bird flies left over mountain peaks during the day", "an orange kite flies left over the ocean at sunset"]]
+
+
+def _bytes(x: Tensor) -> Tensor:
+    return (x * 255).round().byte()
 
 
 @dataclass
@@ -84,10 +89,12 @@ class Model:
         return torch.cat(parts)
 
     def frames(self, latents: Tensor) -> Tensor:
-        return decode(self.ae, latents, amp=DEVICE.type == "cuda")
+        """8-bit pictures, which let a few hundred clips stay in memory."""
+        parts = [_bytes(decode(self.ae, z, amp=DEVICE.type == "cuda")) for z in latents.split(16)]
+        return torch.cat(parts)
 
     def video(self, prompts: list[list[str]], seed: int, **how: object) -> Tensor:
-        """[streams, 12 * chunks, 3, 144, 256]"""
+        """[streams, 12 * chunks, 3, 144, 256] in 0..255"""
         return self.frames(self.latents(prompts, seed, **how))
 
 
@@ -119,29 +126,35 @@ def _judge_chunks(judge: Judge, video: Tensor, scenes: list[Attributes], chunks:
 
 
 def _sharpness(video: Tensor) -> float:
-    """Mean absolute horizontal gradient."""
-    return (video[..., 1:].float() - video[..., :-1].float()).abs().mean().item()
+    """Mean absolute horizontal gradient of pictures in 0..255, on the scale of 0..1."""
+    each = [(v[..., 1:].float() - v[..., :-1].float()).abs().mean() for v in video.split(8)]
+    return (sum(each) / len(each) / 255).item()
 
 
-def _ground_moves_right(video: Tensor, first: int) -> Tensor:
-    """Whether the near ground moves right over 4 frames, by the best match of its shifted rows: bool [N]."""
-    strip = video[:, [first, first + GAP], :, 112:].float().mean(2)
-    strip = strip - strip.mean(-1, keepdim=True)
-    a, b = strip[:, 0], strip[:, 1]
-    limit, scores = 18, []
-    for d in range(-limit, limit + 1):
-        inside = slice(limit, 256 - limit)
-        moved = b[..., limit + d:256 - limit + d]
-        scores.append(-(a[..., inside] - moved).abs().mean((1, 2)))
-    return torch.stack(scores, 1).argmax(1) > limit
+def _border_flicker(video: Tensor) -> float:
+    """Change from picture to picture across the chunks' borders over that inside of chunks."""
+    parts = [(v[:, 1:].float() - v[:, :-1].float()).abs().mean((0, 2, 3, 4)) for v in video.split(8)]
+    step = torch.stack(parts).mean(0)
+    border = torch.arange(len(step), device=step.device) % CHUNK == CHUNK - 1
+    return (step[border].mean() / step[~border].mean()).item()
+
+
+def ground_follows(pairs: Tensor, scenes: list[Attributes]) -> list[bool]:
+    """For clips without sea: whether the near ground moves against the asked heading, as it must when the camera goes
+    along. pairs [N, 2, 3, H, W], GAP frames apart; the motion is the shift of the lowest rows that matches best."""
+    use = [i for i, s in enumerate(scenes) if s["ter"] != SEA]
+    strip = pairs[use, :, :, 112:].float().mean(2)
+    a, b = (strip - strip.mean(-1, keepdim=True)).unbind(1)
+    limit = 18
+    scores = [-(a[..., limit:256 - limit] - b[..., limit + d:256 - limit + d]).abs().mean((1, 2))
+              for d in range(-limit, limit + 1)]
+    rightwards = torch.stack(scores, 1).argmax(1) > limit
+    return [bool(r) != (scenes[i]["dir"] == 1) for r, i in zip(rightwards, use, strict=True)]
 
 
 def _direction(video: Tensor, scenes: list[Attributes], chunks: tuple[int, ...]) -> float:
-    """Share of clips without sea whose ground moves against the asked heading, as it must when the camera follows."""
-    use = [i for i, s in enumerate(scenes) if s["ter"] != SEA]
-    right = torch.tensor([scenes[i]["dir"] == 1 for i in use], device=video.device)
-    hits = [(_ground_moves_right(video[use], CHUNK * c + 4) != right).float().mean().item() for c in chunks]
-    return sum(hits) / len(hits)
+    hits = [hit for c in chunks for hit in ground_follows(video[:, [CHUNK * c + 4, CHUNK * c + 4 + GAP]], scenes)]
+    return sum(hits) / max(1, len(hits))
 
 
 def score_adherence(model: Model, judge: Judge, count: int, out: Metrics) -> None:
@@ -154,16 +167,17 @@ def score_adherence(model: Model, judge: Judge, count: int, out: Metrics) -> Non
         if held_out:
             continue
         out["direction_accuracy"] = (100 * _direction(video, scenes, JUDGED_CHUNKS), "percent")
-        real = render_scenes(scenes, seed, range(CHUNK))
-        out["direction_accuracy_renderer"] = (100 * _direction(real, scenes, (0,)), "percent")
-        with autocast():
-            through = model.ae.decode(model.ae.encode(real)).float().clamp(0, 1)
-        target = _sharpness(through)
+        real, through = [], []
+        for i in range(0, count, 16):
+            picture = render_scenes(scenes[i:i + 16], seed + i, range(CHUNK))
+            with autocast():
+                through.append(_bytes(model.ae.decode(model.ae.encode(picture)).float().clamp(0, 1)))
+            real.append(_bytes(picture))
+        out["direction_accuracy_renderer"] = (100 * _direction(torch.cat(real), scenes, (0,)), "percent")
+        target = _sharpness(torch.cat(through))
         out["sharpness_first_chunk"] = (_sharpness(video[:, :CHUNK]) / target, "ratio")
         out["sharpness_chunk_6"] = (_sharpness(video[:, 6 * CHUNK:]) / target, "ratio")
-        step = (video[:, 1:].float() - video[:, :-1].float()).abs().mean((0, 2, 3, 4))
-        border = torch.arange(len(step), device=step.device) % CHUNK == CHUNK - 1
-        out["border_flicker"] = ((step[border].mean() / step[~border].mean()).item(), "ratio")
+        out["border_flicker"] = (_border_flicker(video), "ratio")
         many = model.video([[t] for t in texts], seed, steps=many_steps(24), euler=True)
         out["sharpness_first_chunk_24_steps"] = (_sharpness(many) / target, "ratio")
 
@@ -197,32 +211,37 @@ def draw_sheets(model: Model, path: str, chunks: int, story_chunks: int, rows_at
     """Prompts over 5 s; stories with three switches; one prompt over minutes."""
     prompts, stories = PROMPTS[:rows_at_most], STORIES[:rows_at_most]
     video = model.video([[p] * 7 for p in prompts], 0)
-    pictures.save(f"{path}-prompts.png", pictures.sheet(video[:, [3, 9, 20, 32, 45, 82]], .625))
+    pictures.save(f"{path}-prompts.png", pictures.sheet(video[:, [3, 9, 20, 32, 45, 82]] / 255, .625))
     parts = len(STORIES[0])
     z = model.latents([[s[c // story_chunks] for c in range(parts * story_chunks)] for s in stories], 4)
     video = model.frames(z)
     at = [j * story_chunks * CHUNK + f for j in range(1, parts) for f in (4, 10, 16, 22, 34, 58)]
     at = [5, *(f for f in at if f < video.shape[1])]
-    pictures.save(f"{path}-switch.png", pictures.sheet(video[:, at], .5))
+    pictures.save(f"{path}-switch.png", pictures.sheet(video[:, at] / 255, .5))
     z = model.latents([[p] * chunks for p in prompts], 3)
     rows = []
     for part in range(6):
         first = min(chunks - 3, max(2, part * chunks // 5))
         rows.append(model.frames(z[:, 3 * first - 6:3 * first + 3])[:, -6])
-    pictures.save(f"{path}-minutes.png", pictures.sheet(torch.stack(rows, 1), .625))
+    pictures.save(f"{path}-minutes.png", pictures.sheet(torch.stack(rows, 1) / 255, .625))
 
 
-def write(path: str, bench: str, metrics: Metrics, commit: str) -> None:
-    machine = torch.cuda.get_device_name(0) if torch.cuda.is_available() else platform.processor() or platform.machine()
-    result = dict(bench=bench, commit=commit, machine=machine, command=" ".join(sys.argv),
-                  metrics={k: dict(value=round(v, 4), unit=u) for k, (v, u) in metrics.items()})
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:
+            return next(line.split(":", 1)[1].strip() for line in f if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+def write(path: str, bench: str, metrics: Metrics) -> None:
+    """A bench result; the commit is this checkout's or, where there is no git, what $COMMIT says."""
+    machine = torch.cuda.get_device_name(0) if torch.cuda.is_available() else _processor()
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
+    result = dict(bench=bench, commit=done.stdout.strip() or os.environ.get("COMMIT", "unknown"), machine=machine,
+                  command=" ".join(sys.argv), metrics={k: dict(value=round(v, 4), unit=u) for k, (v, u) in metrics.items()})
     with open(path, "w", encoding="utf-8") as f:
         json.dump(result, f, indent=1)
-
-
-def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or os.environ.get("COMMIT", "unknown")
 
 
 def main() -> None:
@@ -245,19 +264,17 @@ def main() -> None:
     count, chunks, story = (2, 9, 2) if toy else (args.count, 240, 8)
 
     def done(what: str) -> None:
-        write(path + ".json", args.name, out, _commit())
+        write(path + ".json", args.name, out)
         log(what, {k: round(v, 4) for k, (v, _) in out.items()})
 
     if args.judge and os.path.exists(args.judge):
-        saved = torch.load(args.judge, map_location=DEVICE, weights_only=True)
         judge = Judge().to(DEVICE).eval()
-        judge.load_state_dict(saved["weights"])
-        accuracy = saved["accuracy"]
+        judge.load_state_dict(load_weights(args.judge))
     else:
         judge, accuracy = train(*((24, 3.) if toy else (14400, args.judge_seconds)))
+        out |= {f"judge_{k}": (100 * v, "percent") for k, v in accuracy.items()}
         if args.judge:
-            torch.save(dict(weights=judge.state_dict(), accuracy=accuracy), args.judge)
-    out |= {f"judge_{k}": (100 * v, "percent") for k, v in accuracy.items()}
+            save_weights(args.judge, judge.state_dict(), dtype=torch.float16)
     scores, _ = test_autoencoder(model.ae, 1 if toy else 48, batch=1 if toy else 4)
     out |= {f"ae_{k}": (v, "count" if k == "n" else "dB") for k, v in scores.items()}
     done("autoencoder")

@@ -93,7 +93,8 @@ def _motion(rng: random.Random, w: dict[str, str], form: int, heading: bool) -> 
 
 
 def describe(scene: Attributes, rng: random.Random, omit: float = 0.0) -> str:
-    """A caption of the scene. `omit`: the probability with which each part other than the subject is left out."""
+    """A caption of the scene. `omit`: the probability with which each part other than the subject is left out; at 0 the
+    caption names everything, a clear sky too, except the usual speed."""
     w, ch = _words(scene), rng.choice
 
     def keep(phrase: str) -> str:
@@ -107,7 +108,7 @@ def describe(scene: Attributes, rng: random.Random, omit: float = 0.0) -> str:
     if w["tod"] == "day" and omit and rng.random() < .25:
         when = ""
     weather = keep(ch(WEATHER_WORDS[w["wea"]]))
-    if w["wea"] == "clear" and rng.random() < .55:
+    if w["wea"] == "clear" and omit and rng.random() < .55:
         weather = ""
     noun, shape = _noun(rng, w), rng.random()
     around = [place, when, weather]
@@ -181,7 +182,7 @@ def canonical_words() -> dict[str, str]:
     same: dict[str, str] = {}
     tables = (SUBJECT_WORDS, COLOUR_WORDS, TIME_TAGS, WEATHER_TAGS)
     for table in tables:
-        for name, phrases in table.items():
+        for phrases in table.values():
             for phrase in phrases:
                 for word in phrase.split():
                     same.setdefault(word, phrases[0].split()[-1])
@@ -196,20 +197,20 @@ def canonical_words() -> dict[str, str]:
 
 def suggestions() -> dict[str, object]:
     """What a page may offer: whole sentences, turns of a running picture, and the words that fit each slot."""
+    words = (("thing", [SUBJECT_WORDS[v][0] for v in SUBJECTS]), ("colour", list(COLOURS)),
+             ("place", [TERRAIN_WORDS[v][0] for v in TERRAINS]), ("time", [TIME_WORDS[v][0] for v in TIMES]),
+             ("weather", [WEATHER_WORDS[v][0] for v in WEATHERS]), ("way", list(DIRECTIONS)),
+             ("pace", [SPEED_WORDS[v][0] for v in SPEEDS if SPEED_WORDS[v][0]]))
     return dict(
         sentences=[
-            "a red hot-air balloon drifts left over snowy mountains at dawn",
-            "a yellow paper plane glides right over green hills at noon",
-            "a white sailboat sails left on the sea at sunset",
-            "a turquoise kite dances right above sand dunes in the evening",
+            "a red hot-air balloon drifts left over snowy mountains at dawn under a clear sky",
+            "a yellow paper plane glides right over green hills at noon under a clear sky",
+            "a white sailboat sails left on the sea at sunset under a clear sky",
+            "a turquoise kite dances right above sand dunes in the evening under a clear sky",
             "a purple bird flies left over mountain peaks at night while snow falls",
             "an orange airship cruises right over the ocean at sunrise in the fog",
-            "a pink balloon floats slowly left over meadows in the rain",
-            "a green bird glides right over the desert under the stars"],
-        turns=["at sunset", "at night under the stars", "at dawn", "at noon", "in the rain", "while snow falls",
-               "in the fog", "under a clear sky", "over snowy mountains", "over the sea", "over desert dunes",
-               "over green hills"],
-        slots=dict(
-            time=[TIME_WORDS[v][0] for v in TIMES], terrain=[TERRAIN_WORDS[v][0] for v in TERRAINS],
-            weather=[WEATHER_WORDS[v][0] for v in WEATHERS], subject=[SUBJECT_WORDS[v][0] for v in SUBJECTS],
-            colour=list(COLOURS), direction=list(DIRECTIONS), speed=[SPEED_WORDS[v][0] for v in SPEEDS]))
+            "a pink balloon floats slowly left over meadows at noon in the rain",
+            "a green bird glides right over the desert at night under a clear sky"],
+        turns=["at sunset", "at night", "at dawn", "at noon", "in the rain", "while snow falls", "in the fog",
+               "under a clear sky"],
+        slots=[dict(name=name, words=list_) for name, list_ in words])

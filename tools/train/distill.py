@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import os
 
@@ -74,7 +75,10 @@ class DistillJob:
             text = self.dit.text_embedding(self.text)[b.row, b.scene_of_chunk]
             stream = Rollout(self.dit, b.size, DEVICE)
             for c in range(CHUNKS):
-                self.made[:, c] = stream.chunk(text[:, c], seen=lambda i, x, c=c: self.passed[i, :, c].copy_(x))
+                self.made[:, c] = stream.chunk(text[:, c], seen=functools.partial(self._keep, c))
+
+    def _keep(self, chunk: int, step: int, state: torch.Tensor) -> None:
+        self.passed[step, :, chunk].copy_(state)
 
     @torch.no_grad()
     def load(self, step: int) -> None:
@@ -153,8 +157,12 @@ def main() -> None:
     dit.load_state_dict(load_dit(args.out, "base"))
     torch.manual_seed(99 + RANK)
     job = DistillJob(t5, dit, data, args.batch)
-    plan = Plan("distill", args.out, args.seconds - elapsed(), args.to, args.steps, hold=.35, warm=40, ema=.997, check=CYCLE * (10 if CUDA else 1),
-                guess=.25, diverged=2., export=lambda: save_dit(args.out, dit.state_dict(), "distilled") and None)
+
+    def export() -> None:
+        save_dit(args.out, dit.state_dict(), "distilled")
+
+    plan = Plan("distill", args.out, args.seconds - elapsed(), args.to, args.steps, hold=.35, warm=40, ema=.997,
+                check=CYCLE * (10 if CUDA else 1), guess=.25, diverged=2., export=export)
     report = fit(job, Optimizer(job.flat, args.adam_rate, args.muon_rate, decay=0.), plan)
     if RANK == 0:
         report |= dict(clips=len(data) * WORLD, batch=args.batch * WORLD, teacher_steps=SUBSTEPS)

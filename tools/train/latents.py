@@ -13,7 +13,7 @@ from torch import Tensor
 
 import clips as clip_scripts
 import world
-from nets import CHUNK_LATENTS, LATENT, TAEHV
+from nets import CHUNK_LATENTS, LATENT, TAEHV, TEXT_LENGTH
 from runtime import DEVICE, RANK, autocast, log
 from text import Tokenizer
 
@@ -38,7 +38,7 @@ def build(ae: TAEHV, tokenizer: Tokenizer, count: int, seed: int, batch: int = 2
     began = time.time()
     script = clip_scripts.make(count, seed)
     flat = [text for clip in script.captions for scene in clip for text in scene]
-    ids = tokenizer.encode(flat).view(count, 3, -1, flat and tokenizer.encode(flat[:1]).shape[1])
+    ids = tokenizer.encode(flat).view(count, 3, -1, TEXT_LENGTH)
     log(f"{count} scripts {time.time() - began:.1f} s, longest caption {int((ids != 0).sum(-1).max())} pieces")
     began = time.time()
     per_clip = clip_scripts.CHUNKS * CHUNK_LATENTS

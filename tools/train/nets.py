@@ -265,7 +265,8 @@ class SelfAttn(nn.Module):
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.norm_q(self.q(x)), self.norm_k(self.k(x)), self.v(x)
-        return tuple(t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))
+        heads = (self.heads, -1)
+        return q.unflatten(-1, heads), k.unflatten(-1, heads), v.unflatten(-1, heads)
 
     def forward(self, x: Tensor, table: Rope, clean: KeyValue | None) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, N, T, C]: clean chunks (clean None), which see those up to their own, or noisy ones, which see the

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores what the engine itself makes, on any machine:
+
+    python3 tools/eval/engine.py --rollout BUILD/tools/lightforced-rollout --model models/demo --out DIR [--name demo-engine]
+
+Renders trained, held-out and switched prompts through `lightforced-rollout` (with the model's own sparsity unless
+`--sparsity` says otherwise) and lets the judge of classify.py look at the pictures. `--drift N` adds N streams of three
+minutes. Writes OUT/NAME.json, a bench result, and OUT/NAME-switch.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "train"))
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+import attributes  # noqa: E402
+import captions  # noqa: E402
+import pictures  # noqa: E402
+from attributes import Attributes  # noqa: E402
+from classify import HEADS, Judge  # noqa: E402
+from runtime import load_weights, log  # noqa: E402
+from score import CHUNK, JUDGED_CHUNKS, Metrics, ground_follows, scenes_for, write  # noqa: E402
+
+
+def read_y4m(path: str, frames: list[int]) -> Tensor:
+    """The chosen frames of a 4:2:0 limited-range BT.709 file: [len(frames), 3, H, W] in 0..1."""
+    with open(path, "rb") as f:
+        fields = f.readline().split()
+        width, height = (int(next(x for x in fields if x[:1] == k)[1:]) for k in (b"W", b"H"))
+        start, luma, size = f.tell(), width * height, width * height * 3 // 2
+        out = []
+        for n in frames:
+            f.seek(start + n * (6 + size) + 6)
+            raw = torch.frombuffer(bytearray(f.read(size)), dtype=torch.uint8).float()
+            y = (raw[:luma].view(height, width) - 16) / 219
+            chroma = (raw[luma:].view(1, 2, height // 2, width // 2) - 128) / 224
+            cb, cr = F.interpolate(chroma, scale_factor=2, mode="bilinear")[0]
+            r, b = y + 1.5748 * cr, y + 1.8556 * cb
+            out.append(torch.stack([r, (y - .2126 * r - .0722 * b) / .7152, b]))
+    return torch.stack(out).clamp(0, 1)
+
+
+class Engine:
+    """Runs the rollout program."""
+
+    def __init__(self, args: argparse.Namespace, work: str) -> None:
+        self.base = [args.rollout, "--model", args.model, "--threads", str(args.threads)]
+        if args.sparsity:
+            self.base += ["--sparsity", args.sparsity]
+        self.path = os.path.join(work, "video.y4m")
+
+    def frames(self, prompts: list[tuple[int, str]], chunks: int, seed: int, wanted: list[int]) -> Tensor:
+        """prompts: (chunk from which it holds, text)."""
+        command = [*self.base, "--chunks", str(chunks), "--seed", str(seed), "--out", self.path]
+        for at, text in prompts:
+            command += [*(["--at", str(at)] if at else []), "--prompt", text]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return read_y4m(self.path, wanted)
+
+
+def _look(chunk: int) -> list[int]:
+    """The two pictures of a chunk that the judge compares."""
+    return [CHUNK * chunk + 5, CHUNK * chunk + 9]
+
+
+def _mean(values: list[bool]) -> float:
+    return 100 * sum(values) / max(1, len(values))
+
+
+def score_scenes(engine: Engine, judge: Judge, count: int, held_out: bool, seed: int) -> Metrics:
+    scenes, texts = scenes_for(count, held_out, seed)
+    hits: dict[str, list[bool]] = {k: [] for k in HEADS}
+    moves: list[bool] = []
+    for i, (scene, text) in enumerate(zip(scenes, texts, strict=True)):
+        video = engine.frames([(0, text)], 7, seed + i, [f for c in JUDGED_CHUNKS for f in _look(c)])
+        for c in range(len(JUDGED_CHUNKS)):
+            pair = video[None, 2 * c:2 * c + 2]
+            right = judge.right_pair(pair, [scene])
+            for k in HEADS:
+                hits[k].append(bool(right[k][0]))
+            moves += ground_follows(pair, [scene])
+    name = "heldout" if held_out else "trained"
+    out: Metrics = {f"adherence_{name}_{k}": (_mean(v), "percent") for k, v in hits.items()}
+    out[f"adherence_{name}"] = (sum(v for v, _ in out.values()) / len(HEADS), "percent")
+    if not held_out:
+        out["direction_accuracy"] = (_mean(moves), "percent")
+    return out
+
+
+def score_switches(engine: Engine, judge: Judge, count: int, seed: int, sheet: str) -> Metrics:
+    scenes, texts = scenes_for(count, False, seed)
+    rng, before, after_chunks, rows = random.Random(seed + 1), 4, 4, []
+    changed: list[list[bool]] = [[] for _ in range(after_chunks)]
+    kept: list[list[bool]] = [[] for _ in range(after_chunks)]
+    for i, (old, text) in enumerate(zip(scenes, texts, strict=True)):
+        new: Attributes = attributes.change(old, rng)
+        wanted = [f for c in range(before, before + after_chunks) for f in _look(c)] + [before * CHUNK - 2]
+        video = engine.frames([(0, text), (before, captions.describe(new, rng))], before + after_chunks, seed + i, wanted)
+        for late in range(after_chunks):
+            right = judge.right_pair(video[None, 2 * late:2 * late + 2], [new])
+            for k in HEADS:
+                (changed if old[k] != new[k] else kept)[late].append(bool(right[k][0]))
+        if len(rows) < 12:
+            rows.append(video[[-1, 0, 1, 2, 3, 4, 6]])
+    pictures.save(sheet, pictures.sheet(torch.stack(rows), .625))
+    out: Metrics = {f"adherence_switch_{j}": (_mean(v), "percent") for j, v in enumerate(changed)}
+    out |= {f"adherence_switch_{j}_kept": (_mean(v), "percent") for j, v in enumerate(kept)}
+    return out | {"switch_changed_n": (len(changed[0]), "count")}
+
+
+def score_drift(engine: Engine, judge: Judge, count: int, seed: int) -> Metrics:
+    scenes, texts = scenes_for(count, False, seed)
+    places = {"5s": (5, 6, 7), "60s": (77, 78, 79), "180s": (237, 238, 239)}
+    hits: dict[str, list[bool]] = {k: [] for k in places}
+    for i, (scene, text) in enumerate(zip(scenes, texts, strict=True)):
+        wanted = [f for chunks in places.values() for c in chunks for f in _look(c)]
+        video = engine.frames([(0, text)], 240, seed + i, wanted)
+        for j, name in enumerate(n for n, chunks in places.items() for _ in chunks):
+            right = judge.right_pair(video[None, 2 * j:2 * j + 2], [scene])
+            hits[name] += [bool(right[k][0]) for k in HEADS]
+    out: Metrics = {f"adherence_at_{k}": (_mean(v), "percent") for k, v in hits.items()}
+    out["drift_points_180s"] = (out["adherence_at_5s"][0] - out["adherence_at_180s"][0], "points")
+    return out | {"drift_n": (count, "count")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rollout", required=True, help="the built lightforced-rollout")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--name", default="demo-engine")
+    parser.add_argument("--judge", default=os.path.join(HERE, "judge.safetensors"))
+    parser.add_argument("--sparsity", help="passed on to the program")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--count", type=int, default=64, help="prompts per score")
+    parser.add_argument("--drift", type=int, default=0, help="streams of three minutes")
+    args = parser.parse_args()
+    os.makedirs(args.out, exist_ok=True)
+    torch.set_num_threads(args.threads)
+    judge = Judge().eval()
+    judge.load_state_dict(load_weights(args.judge))
+    path, out = os.path.join(args.out, args.name), {"n": (args.count, "count")}
+    with tempfile.TemporaryDirectory() as work:
+        engine = Engine(args, work)
+        parts = (lambda: score_switches(engine, judge, args.count, 51, path + "-switch.png"),
+                 lambda: score_scenes(engine, judge, args.count, False, 41),
+                 lambda: score_scenes(engine, judge, args.count, True, 42),
+                 lambda: score_drift(engine, judge, args.drift, 31) if args.drift else {})
+        for part in parts:
+            out |= part()
+            write(path + ".json", args.name, out)
+            log({k: round(v, 2) for k, (v, _) in out.items()})
+
+
+if __name__ == "__main__":
+    main()
