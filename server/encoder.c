@@ -222,6 +222,7 @@ static void begin_epoch(struct encoder *en) {
 	en->epoch++;
 	pthread_mutex_lock(&s->lock);
 	s->epoch = en->epoch;
+	s->shown = true;
 	pthread_mutex_unlock(&s->lock);
 	session_say(s, wire_video_config(s->id, en->epoch, m->width, m->height, m->fps_num,
 			       m->fps_den, codec));

@@ -327,6 +327,17 @@ static bool unwatched(struct session *s, int64_t now_us, int64_t *wait_us) {
 	return now_us >= pause_us;
 }
 
+/* Its next chunk's numbers are set aside on disk, and so is the scene that it may
+ * begin. The journal thread wakes us when they are. Under the lock. */
+static bool is_saved(const struct session *s, int frames_max) {
+	const struct prompt *due = prompts_due(&s->prompts, session_earliest(s));
+	bool scene = s->reset_wished || (due && due->transition == TRANSITION_CUT);
+	if (!s->registry->journal)
+		return true;
+	return s->next_index + frames_max <= s->saved.index &&
+	       (!scene || s->saved.scenes == s->scenes_wished);
+}
+
 /* At a boundary: settles pause and pace. True: its chunk may begin now. */
 static bool may_begin(
 	struct gpu *g, struct session *s, bool lonely, int64_t now_us, int64_t *wait_us) {
@@ -336,6 +347,7 @@ static bool may_begin(
 	const char *reason = pause_reason(s, lonely);
 	bool done = s->max_chunks > 0 && session_earliest(s) >= s->max_chunks;
 	int64_t index = s->next_index;
+	bool saved = is_saved(s, session_chunk_frames_max(m));
 	pthread_mutex_unlock(&s->lock);
 	if (done) {
 		session_sink(s, SESSION_ENDED, "max_chunks", 1000, NULL);
@@ -348,7 +360,9 @@ static bool may_begin(
 		x->wait_from_us = 0;
 		return false;
 	}
-	if (x->blocked)
+	if (!saved)
+		session_note(s);
+	if (x->blocked || !saved)
 		return false;
 	int64_t chunk_us = (int64_t)m->chunk_frames * 1000000 * m->fps_den / m->fps_num;
 	int64_t begin_us = s->max_pace ? now_us

@@ -208,19 +208,22 @@ static int remove_file(struct journal *j, const char *id) {
 
 void journal_write(struct journal *j, struct session *s, bool exact) {
 	pthread_mutex_lock(&j->writing);
-	json_t *content = session_json_journal(s, exact);
+	struct journal_place place = {0};
+	json_t *content = session_json_journal(s, exact, &place);
 	char *text = content ? json_dumps(content, JSON_COMPACT) : NULL;
 	json_decref(content);
 	int rc = text                                ? replace_file(j, session_id(s), text)
 		 : session_is_over(session_state(s)) ? remove_file(j, session_id(s))
 						     : -ENOMEM;
-	free(text);
 	if (rc != 0 && !j->failing)
 		log_line(j->log, LOG_LEVEL_ERROR,
 			"journal %s/%s.json cannot be written: %s; a crash would lose it", j->path,
 			session_id(s), strerror(-rc));
 	j->failing = rc != 0;
+	if (text)
+		session_saved(s, &place); /* a disk that fails must not stop the film */
 	pthread_mutex_unlock(&j->writing);
+	free(text);
 }
 
 void journal_post(struct journal *j, struct session *s) {
@@ -232,12 +235,19 @@ void journal_post(struct journal *j, struct session *s) {
 	}
 }
 
+bool journal_work(struct journal *j, int timeout_ms) {
+	struct session *s = queue_pop(j->posted, timeout_ms);
+	if (!s)
+		return false;
+	atomic_store(&s->journal_waits, false);
+	journal_write(j, s, false);
+	session_unref(s);
+	return true;
+}
+
 void journal_run(struct journal *j) {
-	for (struct session *s; (s = queue_pop(j->posted, -1));) {
-		atomic_store(&s->journal_waits, false);
-		journal_write(j, s, false);
-		session_unref(s);
-	}
+	while (journal_work(j, -1))
+		;
 }
 
 void journal_stop(struct journal *j) {

@@ -22,6 +22,8 @@ void journal_load(struct journal *j, int (*take)(void *ctx, const json_t *conten
 void journal_write(struct journal *j, struct session *s, bool exact);
 /* Soon, on the journal thread. */
 void journal_post(struct journal *j, struct session *s);
+/* Writes one that was posted; false when none came. The journal thread. */
+bool journal_work(struct journal *j, int timeout_ms);
 void journal_run(struct journal *j); /* body of the journal thread */
 void journal_stop(struct journal *j); /* any thread; what waits is written first */
 #endif

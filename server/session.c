@@ -112,6 +112,17 @@ void session_note(struct session *s) {
 		journal_post(s->registry->journal, s);
 }
 
+void session_saved(struct session *s, const struct journal_place *place) {
+	pthread_mutex_lock(&s->lock);
+	s->saved = *place;
+	pthread_mutex_unlock(&s->lock);
+	registry_wake(s->registry);
+}
+
+int session_chunk_frames_max(const struct model_info *m) {
+	return m->first_chunk_frames > m->chunk_frames ? m->first_chunk_frames : m->chunk_frames;
+}
+
 int64_t session_earliest(const struct session *s) {
 	return s->reset_wished ? 0 : s->begun + 1;
 }
@@ -327,6 +338,7 @@ static int admit(struct session *s, const struct prompt_request *q, struct promp
 	}
 	s->last_number = n->number;
 	s->last_revision = n->revision;
+	s->scenes_wished += n->transition == TRANSITION_CUT;
 	return 0;
 }
 
@@ -429,6 +441,7 @@ static int wish_reset(struct session *s, const uint64_t *seed, struct packet **s
 	int n = 0;
 	int64_t next = session_earliest(s);
 	s->reset_wished = true;
+	s->scenes_wished++;
 	s->reset_seed = seed ? *seed : s->seed;
 	for (int i = 0; i < s->prompts.count;) {
 		struct prompt *it = s->prompts.item[i];

@@ -31,6 +31,13 @@ struct session_gpu {
 	uint32_t revision; /* in effect */
 };
 
+/* How far a session may go before its journal must be written again, so that no
+ * number is ever given twice, whenever the process dies. */
+struct journal_place {
+	int64_t index; /* first picture number that is not set aside */
+	uint32_t scenes; /* cuts and resets accounted for */
+};
+
 struct session {
 	struct registry *registry;
 	struct session *next; /* in the registry's list, under its lock */
@@ -65,7 +72,10 @@ struct session {
 	uint32_t epoch; /* 0 before the first frame */
 	int64_t begun; /* last chunk begun, -1: none */
 	int64_t begun_index, next_index; /* first picture of that chunk and of the next */
-	int64_t reserved; /* first chunk number the journal has not set aside */
+	int64_t reserved; /* first chunk number not set aside by the next journal */
+	struct journal_place saved; /* what the journal on disk sets aside */
+	uint32_t scenes_wished; /* cuts and resets accepted so far */
+	bool shown; /* a picture was encoded since this process began */
 
 	atomic_bool key_wished; /* any thread */
 	atomic_bool journal_waits; /* it is in the journal's queue */
@@ -130,11 +140,15 @@ bool session_sink(struct session *s, enum session_state state, const char *reaso
 	const struct problem *why);
 /* Journal soon, off this thread. */
 void session_note(struct session *s);
+/* The journal on disk says so now. Any thread. */
+void session_saved(struct session *s, const struct journal_place *place);
+int session_chunk_frames_max(const struct model_info *m); /* pictures of the longest chunk */
 int64_t session_earliest(const struct session *s); /* first chunk still to begin; under lock */
 
 /* session_json.c; all under lock unless said otherwise */
 json_t *session_json_prompt(const struct prompt *p);
-json_t *session_json_journal(struct session *s, bool exact); /* takes the lock */
+/* Takes the lock. NULL when the session is over. *place may be NULL. */
+json_t *session_json_journal(struct session *s, bool exact, struct journal_place *place);
 struct packet *session_state_message(struct session *s); /* takes the lock */
 struct packet *session_prompt_message(
 	const struct session *s, const char *type, const struct prompt *p, json_t *more);

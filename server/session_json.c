@@ -156,19 +156,25 @@ json_t *session_json(struct session *s) {
 /* The first picture, cuts and resets that wait will each begin an epoch of which
  * the journal may not hear before a crash. */
 static uint32_t epochs_ahead(const struct session *s) {
-	uint32_t n = (s->epoch == 0) + s->reset_wished;
+	uint32_t n = !s->shown + s->reset_wished;
 	for (int i = 0; i < s->prompts.count; i++)
-		n += s->prompts.item[i]->state != PROMPT_APPLIED && s->prompts.item[i]->chunk < s->reserved &&
+		n += s->prompts.item[i]->state != PROMPT_APPLIED &&
+		     s->prompts.item[i]->chunk < s->reserved &&
 		     s->prompts.item[i]->transition == TRANSITION_CUT;
 	return n;
 }
 
-static json_t *journal_base(const struct session *s, bool exact) {
+static json_t *journal_base(const struct session *s, bool exact, struct journal_place *place) {
 	const struct engine *en = registry_engine(s->registry);
-	int chunk_frames = en ? engine_model(en)->chunk_frames : 0;
-	int64_t next = session_earliest(s),
-		chunk = exact || s->reserved < next ? next : s->reserved;
-	int64_t index = s->next_index + (chunk - next) * chunk_frames;
+	int chunk_frames = en ? session_chunk_frames_max(engine_model(en)) : 0;
+	int64_t next = session_earliest(s), ahead = s->reserved - next;
+	if (s->reset_wished)
+		ahead = s->registry->conf->journal_chunks; /* of the new film */
+	if (exact || ahead < 0)
+		ahead = 0;
+	int64_t chunk = next + ahead, index = s->next_index + ahead * chunk_frames;
+	if (place)
+		*place = (struct journal_place){index, s->scenes_wished};
 	return json_pack("{s:i, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:b, s:b}",
 		"version", JOURNAL_VERSION, "id", s->id, "created_ms", (json_int_t)s->created_ms,
 		"seed", (json_int_t)(s->reset_wished ? s->reset_seed : s->seed), "next_chunk",
@@ -179,10 +185,9 @@ static json_t *journal_base(const struct session *s, bool exact) {
 		s->user_paused, "waits_for_start", s->waits_for_start);
 }
 
-/* NULL when the session is over. */
-json_t *session_json_journal(struct session *s, bool exact) {
+json_t *session_json_journal(struct session *s, bool exact, struct journal_place *place) {
 	pthread_mutex_lock(&s->lock);
-	json_t *j = session_is_over(s->state) ? NULL : journal_base(s, exact);
+	json_t *j = session_is_over(s->state) ? NULL : journal_base(s, exact, place);
 	if (j) {
 		json_t *more = json_pack("{s:I, s:i, s:i, s:i, s:i}", "max_chunks",
 			(json_int_t)s->max_chunks, "unwatched_after_s", s->unwatched_after_s,
@@ -315,7 +320,8 @@ static void read_settings(struct session *s, const json_t *j, struct error *e) {
 	s->seed = (uint64_t)number(j, "seed", 0, INT64_MAX, e);
 	s->begun = number(j, "next_chunk", 0, UINT32_MAX, e) - 1;
 	/* pts in microseconds must stay below 2^63 at any rate. */
-	s->begun_index = s->next_index = number(j, "next_index", 0, INT64_C(1) << 40, e);
+	s->begun_index = s->next_index = s->saved.index =
+		number(j, "next_index", 0, INT64_C(1) << 40, e);
 	s->epoch = (uint32_t)number(j, "epoch", 0, UINT32_MAX - 1, e);
 	s->last_number = number(j, "last_prompt", 1, INT64_MAX - 1, e);
 	s->last_revision = (uint32_t)number(j, "last_revision", 1, UINT32_MAX - 1, e);

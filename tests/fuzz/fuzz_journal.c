@@ -13,7 +13,7 @@ static void check(struct session *s) {
 		abort();
 	/* What was read is written again and read again. */
 	struct error e = {0};
-	json_t *j = session_json_journal(s, true);
+	json_t *j = session_json_journal(s, true, NULL);
 	struct session *again = session_from_journal(s->registry, j, &e);
 	if (!again || again->next_index != s->next_index || again->begun != s->begun)
 		abort();

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/journal.h"
 #include "server/session_impl.h"
 #include "server/wire.h"
 
@@ -154,6 +155,13 @@ static bool encoders_rest(struct world *w) {
 	return true;
 }
 
+bool world_journal(struct world *w) {
+	bool any = false;
+	while (w->registry->journal && !w->journal_hangs && journal_work(w->registry->journal, 0))
+		any = true;
+	return any;
+}
+
 void world_rest(struct world *w) {
 	while (!encoders_rest(w))
 		registry_wait(w->registry, 200);
@@ -164,7 +172,8 @@ void world_rest(struct world *w) {
 void world_run(struct world *w, const char *session, const char *type, int n) {
 	int64_t until = wire_now_us() + PATIENCE_US;
 	while (world_count(w, session, type) < n) {
-		bool rest = encoders_rest(w); /* before the turn: it may have freed something */
+		bool rest = encoders_rest(w) &&
+			    !world_journal(w); /* before the turn: it may free something */
 		int64_t wait = gpu_turn(w->gpu, w->now_us);
 		if (wait > 0 && rest && encoders_rest(w))
 			w->now_us += wait;
@@ -179,7 +188,7 @@ void world_run(struct world *w, const char *session, const char *type, int n) {
 void world_pass(struct world *w, int64_t for_us) {
 	int64_t to = w->now_us + for_us;
 	for (;;) {
-		bool rest = encoders_rest(w);
+		bool rest = encoders_rest(w) && !world_journal(w);
 		int64_t wait = gpu_turn(w->gpu, w->now_us);
 		if (wait == 0)
 			continue;

@@ -29,7 +29,7 @@ struct world {
 	pthread_t thread[WORLD_ENCODERS_MAX];
 	struct gpu *gpu;
 	int64_t now_us;
-	bool stopped;
+	bool journal_hangs; /* nothing is written: world_journal does nothing */
 
 	pthread_mutex_t lock; /* events */
 	struct event event[EVENTS_MAX];
@@ -56,6 +56,8 @@ void world_run(struct world *w, const char *session, const char *type, int n);
  * moves the clock there. */
 void world_pass(struct world *w, int64_t for_us);
 void world_rest(struct world *w); /* until the encoders have done all they were given */
+/* Writes the journals that wait, as the journal thread would. False: none did. */
+bool world_journal(struct world *w);
 /* Texts and numbers of an event's JSON; "" and -1 when absent. */
 const char *world_text(const struct event *e, const char *key);
 int64_t world_number(const struct event *e, const char *key);
