@@ -216,6 +216,21 @@ const tests = {
 		if (!(slack_ms < 250 && slack_ms > 0))
 			throw new Error(`slack ${slack_ms}, expected less than the 450 ms of the start`);
 	},
+	'clock: a server that was slow and hurries is caught up with'() {
+		const clock = new PlayoutClock({ loopback: true });
+		const slow = Array.from({ length: 8 }, (_, n) => n * 1000);
+		const burst = [7050, 7100];
+		const even = Array.from({ length: 12 }, (_, n) => 7850 + n * 750);
+		const arrivals = [...slow, ...burst, ...even];
+		const due = play(clock, arrivals);
+		const waits = due.map((at, n) => at - arrivals[n]);
+		if (!(waits[9] > 1200))
+			throw new Error(`after the burst a chunk should wait: ${waits[9]}`);
+		// At 1.05x for most of nine seconds; 919 ms against 1410 ms when written.
+		if (!(waits[21] < waits[9] - 250))
+			throw new Error(`nine seconds later it should wait less than ${waits[9]}: ${waits[21]}`);
+		equal(clock.stretch, 1, 'no slow motion while media waits');
+	},
 	'clock: four chunks behind means skip'() {
 		const clock = new PlayoutClock({ loopback: true });
 		play(clock, [0, 1, 2], 1);

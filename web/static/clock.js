@@ -12,8 +12,11 @@
 import { Recent, quantile } from './stats.js';
 
 const SHRINK_MS_PER_S = 5;      // how fast unneeded buffer is given back
-const CATCH_UP = .05;           // 1.05x while more than this many chunks wait beside the buffer
-export const CATCH_UP_CHUNKS = 1.5;
+export const CATCH_UP_CHUNKS = 1.5; // more than so many waiting beside the buffer: play faster
+const CATCH_UP = .05;
+const HURRY_CHUNKS = 2.5;       // a second of delay is worse than a visible hurry
+const HURRY = .15;
+const SKIP_CHUNKS = 4;
 const BUFFER_LEAST_MS = 30;
 const BUFFER_MOST_MS = 250;
 const STRETCH_MOST = 8;
@@ -106,7 +109,13 @@ export class PlayoutClock
 			return;
 		// Slower than real time for three chunks in a row: play slower rather than stop and go.
 		const pace = quantile(this.intervals.values, .5);
-		this.#set_stretch(pace > 1.03 ? Math.min(pace, STRETCH_MOST) : 1, now_ms);
+		const slow = pace > 1.03 && !this.#far_ahead(now_ms, CATCH_UP_CHUNKS);
+		this.#set_stretch(slow ? Math.min(pace, STRETCH_MOST) : 1, now_ms);
+	}
+
+	#far_ahead(now_ms, chunks)
+	{
+		return this.lead_ms(now_ms) > chunks * this.chunk_ms * this.stretch + this.buffer_ms;
 	}
 
 	// Changes the pace without moving the point that is on screen now.
@@ -129,12 +138,14 @@ export class PlayoutClock
 		if (!this.running || !this.chunk_ms)
 			return false;
 		const lead_ms = this.lead_ms(now_ms);
-		if (lead_ms > 4 * this.chunk_ms * this.stretch)
+		if (lead_ms > SKIP_CHUNKS * this.chunk_ms * this.stretch)
 			return true;
-		if (lead_ms > CATCH_UP_CHUNKS * this.chunk_ms * this.stretch + this.buffer_ms)
-			this.base_ms -= elapsed_ms * CATCH_UP;
-		else if (this.slack.values.length >= 5 && Math.min(...this.slack.values) > this.buffer_ms + 10)
+		if (this.#far_ahead(now_ms, CATCH_UP_CHUNKS)) {
+			this.#set_stretch(1, now_ms);
+			this.base_ms -= elapsed_ms * (this.#far_ahead(now_ms, HURRY_CHUNKS) ? HURRY : CATCH_UP);
+		} else if (this.slack.values.length >= 5 && Math.min(...this.slack.values) > this.buffer_ms + 10) {
 			this.#give_back(elapsed_ms * SHRINK_MS_PER_S / 1000);
+		}
 		return false;
 	}
 
