@@ -26,7 +26,7 @@ struct select_job {
 	struct select_args args;
 };
 
-/* A float as an integer of the same order; candidates are never 0. */
+/* A float as an integer of the same order, never 0. */
 static uint32_t order_key(float x) {
 	uint32_t bits;
 	memcpy(&bits, &x, sizeof bits);
@@ -51,19 +51,23 @@ static float dot(const double *q, const float *k, int64_t c) {
 		even += dot_step(q + i, k + i);
 		odd += dot_step(q + i + VD_LANES, k + i + VD_LANES);
 	}
-	double sum = 0;
+	double part[VD_LANES];
 	even += odd;
-	for (int l = 0; l < VD_LANES; l++)
-		sum += even[l];
+	memcpy(part, &even, sizeof part);
+	for (int step = VD_LANES / 2; step > 0; step /= 2) {
+		for (int l = 0; l < step; l++)
+			part[l] += part[l + step];
+	}
+	double sum = part[0];
 	for (; i < c; i++)
 		sum += q[i] * (double)k[i];
 	return (float)sum;
 }
 
-/* The `keep` highest of n keys, ascending by index, ties to the lower index;
- * returns how many. The cut is found bit by bit: the largest value that at
- * least `keep` keys reach. Keys 0 are no candidates. */
-static int64_t top_indices(int32_t *out, const uint32_t *key, int64_t n, int64_t keep) {
+/* The `keep` <= n highest of n keys, ascending by index, ties to the lower
+ * index. The cut is found bit by bit: the largest value that at least `keep`
+ * keys reach. */
+static void top_indices(int32_t *out, const uint32_t *key, int64_t n, int64_t keep) {
 	uint32_t cut = 0;
 	for (int bit = 31; bit >= 0; bit--) {
 		uint32_t trial = cut | (uint32_t)1 << bit;
@@ -72,59 +76,63 @@ static int64_t top_indices(int32_t *out, const uint32_t *key, int64_t n, int64_t
 			reach += key[i] >= trial;
 		if (reach >= keep)
 			cut = trial;
+		if (reach == keep)
+			break; /* no key lies between: this cut will do */
 	}
 	int64_t above = 0, count = 0;
 	for (int64_t i = 0; i < n; i++)
 		above += key[i] > cut;
 	int64_t equal = keep - above;
 	for (int64_t i = 0; i < n && count < keep; i++) {
-		if (key[i] > cut || (key[i] == cut && cut > 0 && equal-- > 0))
+		if (key[i] > cut || (key[i] == cut && equal-- > 0))
 			out[count++] = (int32_t)i;
 	}
-	return count;
 }
 
-/* Marks the frames whose blocks are candidates. */
-static void choose_frames(const struct select_job *j, const double *q, int64_t head, bool *chosen) {
+/* Lists the frames whose blocks are candidates, ascending; returns how many. */
+static int64_t choose_frames(
+	const struct select_job *j, const double *q, int64_t head, int32_t *frame) {
 	const struct select_args *a = &j->args;
-	int64_t past = j->frames - a->current_frames, c = j->shape->head_dim;
+	int64_t past = j->frames - a->current_frames, c = j->shape->head_dim, n = 0;
 	bool all = a->keep_frames == 0 || past <= a->keep_frames;
-	for (int64_t i = 0; i < j->frames; i++)
-		chosen[i] = all || i < a->keep_sink || i >= past - a->keep_near;
-	if (all)
-		return;
-	uint32_t key[FRAMES_MAX];
-	int32_t best[FRAMES_MAX];
-	int64_t middle = past - a->keep_near - a->keep_sink;
-	for (int64_t i = 0; i < middle; i++)
-		key[i] = order_key(dot(q, j->frame_mean[a->keep_sink + i] + head * c, c));
+	int64_t sink = all ? j->frames : a->keep_sink, near = all ? j->frames : past - a->keep_near;
+	for (; n < sink; n++)
+		frame[n] = (int32_t)n;
 	int64_t keep = a->keep_frames - a->keep_sink - a->keep_near;
-	int64_t count = keep > 0 ? top_indices(best, key, middle, keep) : 0;
-	for (int64_t i = 0; i < count; i++)
-		chosen[a->keep_sink + best[i]] = true;
+	if (!all && keep > 0) {
+		uint32_t key[FRAMES_MAX];
+		for (int64_t i = sink; i < near; i++)
+			key[i - sink] = order_key(dot(q, j->frame_mean[i] + head * c, c));
+		top_indices(frame + n, key, near - sink, keep);
+		for (int64_t i = 0; i < keep; i++, n++)
+			frame[n] += (int32_t)sink;
+	}
+	for (int64_t i = near; i < j->frames; i++)
+		frame[n++] = (int32_t)i;
+	return n;
 }
 
 /* One item: one query block of one head. */
 static void select_rows(void *ctx, int64_t begin, int64_t end, int worker) {
 	const struct select_job *j = ctx;
-	int64_t c = j->shape->head_dim, blocks = kv_blocks(j->shape);
+	int64_t c = j->shape->head_dim, blocks = kv_blocks(j->shape), kept = j->list->kept;
 	uint32_t key[BLOCKS_MAX];
 	(void)worker;
 	for (int64_t item = begin; item < end; item++) {
 		int64_t head = item / j->list->query_blocks;
+		int32_t frame[FRAMES_MAX], *index = j->list->index + item * kept;
 		double q[HEAD_DIM_MAX];
-		bool chosen[FRAMES_MAX];
 		for (int64_t i = 0; i < c; i++)
 			q[i] = (double)j->q_mean[item * c + i];
-		choose_frames(j, q, head, chosen);
-		for (int64_t f = 0; f < j->frames; f++) {
-			const float *mean = j->block_means[f] + head * blocks * c;
+		int64_t frames = choose_frames(j, q, head, frame);
+		for (int64_t f = 0; f < frames; f++) {
+			const float *mean = j->block_means[frame[f]] + head * blocks * c;
 			for (int64_t b = 0; b < blocks; b++)
-				key[f * blocks + b] =
-					chosen[f] ? order_key(dot(q, mean + b * c, c)) : 0;
+				key[f * blocks + b] = order_key(dot(q, mean + b * c, c));
 		}
-		top_indices(j->list->index + item * j->list->kept, key, j->frames * blocks,
-			j->list->kept);
+		top_indices(index, key, frames * blocks, kept);
+		for (int64_t i = 0; i < kept; i++)
+			index[i] = (int32_t)(frame[index[i] / blocks] * blocks + index[i] % blocks);
 	}
 }
 
