@@ -104,7 +104,8 @@ static int dial(struct daemon *d) {
 	return fd;
 }
 
-static void create_session(struct daemon *d) {
+/* False while the daemon says that it is not ready. */
+static bool create_session(struct daemon *d) {
 	static const char body[] = "{\"prompt\":\"a red kite\",\"seed\":1}";
 	char text[4096];
 	int n = snprintf(text, sizeof text,
@@ -119,8 +120,7 @@ static void create_session(struct daemon *d) {
 	text[size] = 0;
 	close(fd);
 	const char *id = strstr(text, "\"id\":\"");
-	if (!id || sscanf(id, "\"id\":\"%63[^\"]", d->session) != 1)
-		give_up(d, "no session was made");
+	return id && sscanf(id, "\"id\":\"%63[^\"]", d->session) == 1;
 }
 
 /* Clock ticks used by the daemon's threads of these names. */
@@ -290,7 +290,11 @@ int main(int argc, char **argv) {
 	}
 	struct daemon d = {0};
 	start_daemon(&d, argv[1]);
-	create_session(&d);
+	for (int tries = 0; !create_session(&d); tries++) {
+		if (tries == 100)
+			give_up(&d, "no session was made");
+		usleep(50000);
+	}
 	struct outcome one = watch(&d, 1, seconds), many = watch(&d, count, seconds);
 	kill(d.pid, SIGTERM);
 	waitpid(d.pid, NULL, 0);

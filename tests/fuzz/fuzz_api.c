@@ -40,20 +40,22 @@ static void ask(struct api *a, char *text, size_t size) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-	struct conf conf = {.prompt_bytes_max = 4096, .labels_max = 16};
-	struct registry registry = {0};
-	strcpy(registry.session[0].id, "s_1");
-	registry.session[0].used = true;
-	struct api *a =
-		api_create(&(struct api_config){.conf = &conf, .registry = &registry}, NULL);
+	/* Made once: the documents take far longer than a request. */
+	static struct conf conf = {.prompt_bytes_max = 4096, .labels_max = 16};
+	static struct registry registry;
+	static struct api *a;
+	if (!a)
+		a = api_create(&(struct api_config){.conf = &conf, .registry = &registry}, NULL);
 	char *text = malloc(size + 1);
 	if (!a || !text)
 		abort();
+	registry = (struct registry){0};
+	strcpy(registry.session[0].id, "s_1");
+	registry.session[0].used = true;
 	memcpy(text, data, size);
 	ask(a, text, size);
 	if (registry.session[0].references != 0 || registry.session[1].references > 1)
 		abort();
 	free(text);
-	api_destroy(a);
 	return 0;
 }
