@@ -57,6 +57,23 @@ def failed(program, browser):
         viewer.close()
 
 
+def connection_lost(program, browser):
+    """The socket breaks and comes back: the film goes on where it was, without a key frame."""
+    with Daemon(program, "--backend", "test") as daemon:
+        daemon.start()
+        for query in ("", "?player=mse"):
+            viewer = Viewer(browser, daemon.url + "/" + query)
+            viewer.until_live()
+            before = viewer.stats()
+            viewer.page.evaluate("lightforced.session().socket.socket.close()")
+            viewer.until_state("reconnecting")
+            viewer.until_live()
+            after = viewer.stats()
+            check("nothing was missed", after["dropped"] == before["dropped"])
+            check("it was the same film", after["epoch"] == before["epoch"] and after["seq"] > before["seq"])
+            viewer.close()
+
+
 def hidden(program, browser):
     """A hidden tab gets no frames; shown again it comes back at the newest picture."""
     with Daemon(program, "--backend", "test") as daemon:
@@ -112,7 +129,7 @@ def fastest(program, browser):
 def main():
     program = sys.argv[1]
     with Browser() as browser:
-        for test in (loading, late, failed, hidden, draining, fastest):
+        for test in (loading, late, failed, connection_lost, hidden, draining, fastest):
             run(test.__name__, test, program, browser)
         check(f"no errors in the page: {browser.errors}", not browser.errors)
     print("passed")

@@ -205,8 +205,12 @@ function take_frame(frame)
 		fail_decoder('too many frames wait');
 		return;
 	}
+	// After a short break the film may still be playing: what is replayed but not yet due is shown in its
+	// turn. It says nothing about jitter.
+	const resumed = frame.replayed && player.clock.running && player.clock.due(frame.pts_us / 1000) >= now;
+	frame.replayed &&= !resumed;
 	if (!frame.replayed)
-		player.clock.arrive({ pts_ms: frame.pts_us / 1000, first: frame.first, chunk_ms: frame.chunk_ms, frame_ms: frame.frame_ms, now_ms: now });
+		player.clock.arrive({ pts_ms: frame.pts_us / 1000, first: frame.first && !resumed, chunk_ms: frame.chunk_ms, frame_ms: frame.frame_ms, now_ms: now });
 	player.waiting.push(frame);
 	feed();
 }

@@ -70,9 +70,16 @@ export class Player
 		this.choosing = null;
 	}
 
+	// Comes again with every connection and epoch; what it says rarely changes, and a decoder that is set up
+	// anew would want a key frame first.
 	config(config)
 	{
+		const { codec, width, height, fps_num, fps_den, color } = config;
+		const says = JSON.stringify([codec, width, height, fps_num, fps_den, color]);
 		this.video_config = config;
+		if (says === this.config_says)
+			return;
+		this.config_says = says;
 		if (this.inner)
 			this.inner.config(config);
 		else
