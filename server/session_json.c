@@ -129,8 +129,9 @@ static int64_t media_time_us(const struct session *s) {
 json_t *session_json(struct session *s) {
 	pthread_mutex_lock(&s->lock);
 	const struct prompt *current = prompts_current(&s->prompts);
-	if (!current && s->prompts.count > 0)
-		current = s->prompts.item[0];
+	const struct prompt *due = s->shown ? NULL : prompts_due(&s->prompts, session_earliest(s));
+	if (due || !current) /* what it will begin with */
+		current = due;
 	json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:i, s:o*}", "id",
 		s->id, "state", session_state_name(s->state), "reason", s->reason, "prompt",
 		current ? current->text : "", "seed", (json_int_t)s->seed, "chunk",

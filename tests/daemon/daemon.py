@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A running lightforced and a WebSocket client, with the standard library alone."""
+import atexit
 import base64
 import http.client
 import json
@@ -22,6 +23,7 @@ class Daemon:
     def __init__(self, program, *arguments, environment=None, port=0):
         command = [program, "--listen", f"127.0.0.1:{port}", *arguments]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})})
+        atexit.register(self.process.kill)  # a failed test leaves none behind
         self.lines = []
         while True:
             line = self.process.stderr.readline()

@@ -149,6 +149,11 @@ static void an_accepted_prompt_is_not_lost(void **state) {
 	session_unref(s);
 	world_close(w);
 	w = fresh("");
+	s = session_find(w->registry, id, &p);
+	json_t *j = session_json(s);
+	assert_string_equal(json_string_value(json_object_get(j, "prompt")), "at night");
+	json_decref(j);
+	session_unref(s);
 	world_run(w, id, "frame", 1);
 	assert_string_equal(
 		world_text(world_event(w, id, "prompt.applied", 0), "text"), "at night");
