@@ -178,6 +178,15 @@ static void count_frame(struct viewer *v, const uint8_t *frame, size_t size) {
 		v->late_us_max = late_us;
 }
 
+/* A pong with the same bytes, masked with zeros. */
+static bool answer_ping(const struct viewer *v, const uint8_t *data, size_t size) {
+	uint8_t pong[6 + 125] = {0x8a, (uint8_t)(0x80 | size)};
+	if (size > 125)
+		return false;
+	memcpy(pong + 6, data, size);
+	return send(v->fd, pong, 6 + size, MSG_NOSIGNAL) == (ssize_t)(6 + size);
+}
+
 /* Takes whole messages out of the input; false: the server closed. */
 static bool parse(struct viewer *v) {
 	size_t at = 0;
@@ -197,7 +206,11 @@ static bool parse(struct viewer *v) {
 			size = (size_t)big_endian(p + 2, (int)head - 2);
 		if (v->size - at < head + size)
 			break;
-		if ((p[0] & 15) == 8)
+		if ((p[0] & 15) == 8) {
+			fprintf(stderr, "closed: %d\n", (int)big_endian(p + head, 2));
+			return false;
+		}
+		if ((p[0] & 15) == 9 && !answer_ping(v, p + head, size))
 			return false;
 		if ((p[0] & 15) == 2)
 			count_frame(v, p + head, size);
