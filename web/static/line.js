@@ -4,6 +4,7 @@
 // text, so that typing, selection and input methods are the browser's own.
 
 import { by_id, element, redraw, set_text } from './dom.js';
+import { is_lost } from './prompts.js';
 import { kept_in_tab } from './store.js';
 import { byte_length, diff_words, hue, letter, one_line, slot_at } from './words.js';
 
@@ -24,8 +25,9 @@ export class Line
 		for (const name of ['keyup', 'click', 'focus', 'blur'])
 			this.field.addEventListener(name, () => this.#caret());
 		this.field.addEventListener('scroll', () => { this.ghost.scrollTop = this.field.scrollTop; });
-		this.field.addEventListener('focus', () => document.documentElement.toggleAttribute('data-typing', matchMedia('(pointer: coarse)').matches));
-		this.field.addEventListener('blur', () => document.documentElement.removeAttribute('data-typing'));
+		const root = document.documentElement;
+		this.field.addEventListener('focus', () => root.toggleAttribute('data-typing', matchMedia('(pointer: coarse)').matches));
+		this.field.addEventListener('blur', () => root.removeAttribute('data-typing'));
 		// On a phone the page moves when the keyboard goes; the press must land before that.
 		by_id('send').addEventListener('mousedown', (event) => event.preventDefault());
 		by_id('line').addEventListener('submit', (event) => { event.preventDefault(); this.send(); });
@@ -118,7 +120,8 @@ export class Line
 		const { slot } = this;
 		const runs = shown ? diff_words(shown.text, this.text) : [{ text: this.text, changed: false }];
 		redraw(this.ghost, JSON.stringify([runs, slot?.start, slot?.word]), () => mark_runs(runs, slot));
-		const same = prompts?.list.findLast((prompt) => prompt.revision && prompt.text === this.text.trim() && !['rejected', 'cancelled', 'superseded'].includes(prompt.state));
+		const text = this.text.trim();
+		const same = prompts?.list.findLast((prompt) => prompt.revision && prompt.text === text && !is_lost(prompt));
 		const revision = same?.revision ?? prompts?.next_revision ?? 1;
 		const tag = by_id('line-letter');
 		tag.dataset.hue = hue(revision);

@@ -117,7 +117,9 @@ async function open_another(body)
 function copy_details()
 {
 	const { session_id, seed, chunk, problem, reason, config } = store.values;
-	copy_text(JSON.stringify({ session: session_id, seed, chunk, problem, reason, config, browser: navigator.userAgent, prompts: session.prompts.list.map(({ text, mode, chunk: at }) => ({ text, mode, chunk: at })) }, null, 1));
+	const prompts = session.prompts.list.map(({ text, mode, chunk: at }) => ({ text, mode, chunk: at }));
+	const details = { session: session_id, seed, chunk, problem, reason, config, prompts, browser: navigator.userAgent };
+	copy_text(JSON.stringify(details, null, 1));
 }
 
 const ACTIONS = {
@@ -130,15 +132,13 @@ const ACTIONS = {
 		if (words && modes.all.some((mode) => mode.name === 'cut'))
 			session.set_prompt(words, 'cut');
 	},
-	again: () => open_another({ prompt: session.prompts.list[0]?.text || line.text.trim() || PLAIN_START, ...(store.get('seed') === undefined ? {} : { seed: store.get('seed') }) }),
+	again: () => open_another({
+		prompt: session.prompts.list[0]?.text || line.text.trim() || PLAIN_START,
+		...(store.get('seed') === undefined ? {} : { seed: store.get('seed') }),
+	}),
 	fresh: () => location.assign('/?new'),
 	reload: () => location.reload(),
 	copy: copy_details,
-	plain: () => {
-		by_id('video').hidden = false;
-		by_id('video').src = `/v1/sessions/${encodeURIComponent(store.get('session_id'))}/live.webm`;
-		store.set({ unsupported: false, has_picture: true });
-	},
 };
 const act = (name) => (session.socket || name !== 'pause') && ACTIONS[name]();
 
@@ -174,8 +174,9 @@ session = new Session({
 			picture.turned(now, frame);
 			if (now)
 				line.adopt(now.text);
+			const after = prompt?.delay_ms === undefined ? '' : ` after ${(prompt.delay_ms / 1000).toFixed(1)} seconds`;
 			if (prompt)
-				announcer.say('seen', `Seen${prompt.delay_ms === undefined ? '' : ` after ${(prompt.delay_ms / 1000).toFixed(1)} seconds`}: ${prompt.text}`);
+				announcer.say('seen', `Seen${after}: ${prompt.text}`);
 		},
 		moved: (prompt) => {
 			if (prompt.mine && prompt.state === 'accepted')

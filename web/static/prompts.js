@@ -6,7 +6,10 @@
 const KEPT = 200;
 const OPEN = new Set(['asked', 'accepted', 'begun', 'arrived']);
 
+const LOST = new Set(['superseded', 'rejected', 'cancelled']);
+
 export const is_open = (prompt) => OPEN.has(prompt.state);
+export const is_lost = (prompt) => LOST.has(prompt.state);
 
 export class Prompts
 {
@@ -90,7 +93,10 @@ export class Prompts
 		const action = message.type.replace('prompt.', '');
 		let prompt = this.by_event(message.event_id) ?? this.list.findLast((entry) => message.id && entry.id === message.id);
 		if (action === 'accepted') {
-			prompt ??= this.#add({ event_id: message.event_id, state: 'asked', mine: false, text: message.text ?? '', mode: message.transition?.mode ?? 'switch', asked_at: place });
+			prompt ??= this.#add({
+				event_id: message.event_id, state: 'asked', mine: false, text: message.text ?? '',
+				mode: message.transition?.mode ?? 'switch', asked_at: place,
+			});
 			this.#accept(prompt, message, now_ms);
 			return prompt;
 		}

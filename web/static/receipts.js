@@ -4,7 +4,7 @@
 
 import { by_id, element, icon, redraw } from './dom.js';
 import { median } from './stats.js';
-import { is_open } from './prompts.js';
+import { is_lost, is_open } from './prompts.js';
 import { diff_words, hue, letter } from './words.js';
 
 const FOLD_MS = 4000;
@@ -24,6 +24,11 @@ export function expected_delay_ms(session)
 
 const item = (name, ...children) => element('li', { class: name }, element('i'), element('span', {}, ...children));
 const mono = (text) => element('span', { class: 'mono', text });
+
+const seen_item = (prompt, ...after) => item('seen', 'seen ', element('b', { class: 'mono', text: seconds(prompt.delay_ms) }), ...after);
+const take_back_item = (undo) => element('li', { class: 'take-back' }, element('button', {
+	class: 'undo', type: 'button', 'aria-label': 'Take it back', title: 'Take it back (Esc)', onclick: undo,
+}, icon('close')));
 
 function ending(prompt)
 {
@@ -53,7 +58,7 @@ function stations(prompt, { folded, expected_ms, undo })
 	if (rank < 0)
 		return [ending(prompt)];
 	if (folded)
-		return [element('li', { class: 'seen' }, element('i'), element('span', {}, 'seen ', element('b', { class: 'mono', text: seconds(prompt.delay_ms) }), ' after Enter'))];
+		return [seen_item(prompt, ' after Enter')];
 	const look = (at) => (rank >= at ? 'done' : rank === at - 1 ? 'cur' : '');
 	const chunk = prompt.chunk === undefined ? 'a chunk' : String(prompt.chunk);
 	const accepted_ms = prompt.accepted_ms - prompt.asked_ms;
@@ -63,24 +68,27 @@ function stations(prompt, { folded, expected_ms, undo })
 		item(look(2), rank === 1 ? 'waits for chunk ' : 'chunk ', mono(chunk)),
 		item(look(3), rank >= 3 ? 'arrived' : 'arrives'),
 		rank === 4
-			? element('li', { class: 'seen' }, element('i'), element('span', {}, 'seen ', element('b', { class: 'mono', text: seconds(prompt.delay_ms) })))
+			? seen_item(prompt)
 			: item(look(4), 'seen', ...(expected_ms > 0 ? [' in about ', mono(about(expected_ms))] : [])),
-		...(undo && rank === 1 ? [element('li', { class: 'take-back' }, element('button', { class: 'undo', type: 'button', 'aria-label': 'Take it back', title: 'Take it back (Esc)', onclick: undo }, icon('close')))] : []),
+		...(undo && rank === 1 ? [take_back_item(undo)] : []),
 	];
 }
 
 function row_words(prompt, before, use)
 {
 	const runs = before ? diff_words(before.text, prompt.text) : [{ text: prompt.text, changed: true }];
-	return element('button', { class: 'words', type: 'button', dir: 'auto', title: 'Click: into the line. Double click: send again.', onclick: () => use(prompt, false), ondblclick: () => use(prompt, true) },
-		...runs.map((run) => element(run.changed ? 'b' : 'span', { text: run.text })));
+	return element('button', {
+		class: 'words', type: 'button', dir: 'auto', title: 'Click: into the line. Double click: send again.',
+		onclick: () => use(prompt, false), ondblclick: () => use(prompt, true),
+	}, ...runs.map((run) => element(run.changed ? 'b' : 'span', { text: run.text })));
 }
 
 const HOW = { switch: 'drifted', recache: 'turned', cut: 'new scene' };
 
 function row_note(prompt, shown_revision)
 {
-	const how = prompt.chunk === undefined ? '' : prompt.chunk === 0 ? 'the first words' : `${HOW[prompt.mode] ?? prompt.mode} at chunk ${prompt.chunk}`;
+	const turned = prompt.chunk === 0 ? 'the first words' : `${HOW[prompt.mode] ?? prompt.mode} at chunk ${prompt.chunk}`;
+	const how = prompt.chunk === undefined ? '' : turned;
 	if (prompt.revision === shown_revision)
 		return `On your screen now${how ? ` · ${how}` : ''}`;
 	if (prompt.state === 'past' || prompt.state === 'seen')
@@ -91,10 +99,14 @@ function row_note(prompt, shown_revision)
 function list_row(prompt, before, { shown_revision, expected_ms, use })
 {
 	const waiting = is_open(prompt);
-	const lost = ['superseded', 'cancelled', 'rejected'].includes(prompt.state);
+	const lost = is_lost(prompt);
+	const reached = prompt.revision === shown_revision || prompt.state === 'seen' || prompt.state === 'past';
 	const number = prompt.delay_ms !== undefined ? seconds(prompt.delay_ms) : waiting && expected_ms > 0 ? `≈${about(expected_ms)}` : '';
 	return element('li', { class: lost ? 'gone' : '' },
-		element('span', { class: prompt.revision === shown_revision || prompt.state === 'seen' || prompt.state === 'past' ? 'tag' : 'tag hollow', 'data-hue': prompt.revision ? hue(prompt.revision) : null, text: prompt.revision ? letter(prompt.revision) : '·' }),
+		element('span', {
+			class: reached ? 'tag' : 'tag hollow', 'data-hue': prompt.revision ? hue(prompt.revision) : null,
+			text: prompt.revision ? letter(prompt.revision) : '·',
+		}),
 		row_words(prompt, before, use),
 		element('span', { class: waiting ? 'n soon' : 'n', text: number }),
 		element('small', {}, ...(waiting || lost
@@ -126,9 +138,12 @@ export function start_receipts({ store, session, use, undo })
 		redraw(receipt, prompt && JSON.stringify([prompt.event_id, prompt.state, prompt.chunk, prompt.by_revision, folded]),
 			() => (prompt ? stations(prompt, { folded, expected_ms, undo }) : []));
 		const { list: prompts, shown_revision } = now.prompts;
-		redraw(list, JSON.stringify(prompts.slice(-LIST_MOST).map((p) => [p.revision, p.event_id, p.state, p.chunk, p.delay_ms, p.text, p.revision === shown_revision])), () => {
-			const rows = prompts.map((p, i) => list_row(p, prompts.slice(0, i).findLast((older) => !['rejected', 'cancelled', 'superseded'].includes(older.state)), { shown_revision, expected_ms, use }));
-			return rows.length ? rows.slice(-LIST_MOST).reverse() : [element('li', { class: 'empty', text: 'Every prompt of this stream is listed here.' })];
+		const first = Math.max(0, prompts.length - LIST_MOST);
+		const key = prompts.slice(first).map((p) => [p.revision, p.event_id, p.state, p.chunk, p.delay_ms, p.text, p.revision === shown_revision]);
+		redraw(list, JSON.stringify(key), () => {
+			const before = (i) => prompts.slice(0, i).findLast((older) => !is_lost(older));
+			const rows = prompts.slice(first).map((p, i) => list_row(p, before(first + i), { shown_revision, expected_ms, use }));
+			return rows.length ? rows.reverse() : [element('li', { class: 'empty', text: 'Every prompt of this stream is listed here.' })];
 		});
 	};
 	store.on(['prompts'], draw);

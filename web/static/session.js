@@ -14,6 +14,9 @@ const WATCH_MS = 250;
 const LATE_CHUNKS = 2;
 const READY_POLL_MS = 500;
 
+// What a chunk took to make, without the waiting for the media clock.
+const work_ms = ({ timings: t }) => (t.condition_us + t.dit_us + t.vae_us + t.encode_us) / 1000;
+
 export class Session
 {
 	constructor({ store, surfaces, forced, on })
@@ -91,7 +94,10 @@ export class Session
 		}
 		for (const prompt of this.prompts.list)
 			if (prompt.state === 'asked')
-				this.#moved(this.prompts.follow({ type: 'prompt.rejected', event_id: prompt.event_id, code: 'no_answer', message: 'The connection was lost before the server answered. Send it again.' }));
+				this.#moved(this.prompts.follow({
+					type: 'prompt.rejected', event_id: prompt.event_id, code: 'no_answer',
+					message: 'The connection was lost before the server answered. Send it again.',
+				}));
 		if (document.hidden)
 			this.#visibility();
 	}
@@ -128,7 +134,7 @@ export class Session
 	#chunk_end(message)
 	{
 		this.chunks.add(message);
-		this.store.set({ usual_ms: median(this.chunks.values.map(({ timings: t }) => (t.condition_us + t.dit_us + t.vae_us + t.encode_us) / 1000)) });
+		this.store.set({ usual_ms: median(this.chunks.values.map(work_ms)) });
 		this.prompts.chunk_ended(message);
 		this.store.touch('chunks');
 	}
@@ -142,9 +148,10 @@ export class Session
 
 	#notice({ code, text })
 	{
-		if (code === 'draining')
-			this.store.set({ draining: true });
-		this.store.set({ passing: code === 'draining' ? PASSING.notice('The server is restarting. Your session is saved and comes back by itself.') : PASSING.notice(text) });
+		const draining = code === 'draining';
+		if (draining)
+			this.store.set({ draining });
+		this.store.set({ passing: PASSING.notice(draining ? 'The server is restarting. Your session is saved and comes back by itself.' : text) });
 	}
 
 	#error(message)
@@ -327,8 +334,11 @@ export class Session
 	{
 		const now = performance.now();
 		const done = this.chunks.values.slice(-6);
-		const made_ms = done.reduce((sum, { timings: t }) => sum + (t.condition_us + t.dit_us + t.vae_us + t.encode_us) / 1000, 0);
+		const made_ms = done.reduce((sum, chunk) => sum + work_ms(chunk), 0);
 		const frames = done.reduce((sum, chunk) => sum + chunk.frames, 0);
-		return { generated: made_ms ? frames * 1000 / made_ms : NaN, encoded: this.rates.encoded.per_second(now), shown: this.rates.shown.per_second(now) };
+		return {
+			generated: made_ms ? frames * 1000 / made_ms : NaN,
+			encoded: this.rates.encoded.per_second(now), shown: this.rates.shown.per_second(now),
+		};
 	}
 }

@@ -4,6 +4,7 @@
 // with braces, "{1.8 GB}", and set in the measuring face by whoever prints them.
 
 const seconds = (ms) => (ms >= 9950 ? `${Math.round(ms / 1000)} s` : `${(ms / 1000).toFixed(1)} s`);
+const count = (n, word) => `{${n}} ${word}${n === 1 ? '' : 's'}`;
 const ORDINALS = ['', 'first', 'second', 'third', 'fourth', 'fifth', 'sixth', 'seventh', 'eighth', 'ninth', 'tenth'];
 export const ordinal = (n) => ORDINALS[n] ?? `${n}th`;
 
@@ -53,11 +54,13 @@ export function page_state(s)
 
 const loading_words = (s) => {
 	const { stage, loaded_bytes, total_bytes, eta_s } = s.loading ?? {};
-	const read = total_bytes ? `{${bytes_words(loaded_bytes ?? 0)}} of {${bytes_words(total_bytes)}} read${eta_s ? `, about {${Math.ceil(eta_s)} s} left` : ''}.` : '';
+	const left = eta_s ? `, about {${Math.ceil(eta_s)} s} left` : '';
+	const read = total_bytes ? `{${bytes_words(loaded_bytes ?? 0)}} of {${bytes_words(total_bytes)}} read${left}.` : '';
+	const step = /ready|first/.test(stage) ? 2 : /warm/.test(stage) ? 1 : 0;
 	return {
 		where: 'full', title: 'Loading the model', lines: [read, 'This page starts by itself.'].filter(Boolean),
 		progress: total_bytes ? (loaded_bytes ?? 0) / total_bytes : null,
-		steps: { names: ['weights', 'warm-up chunk', 'first picture'], at: stage && /warm/.test(stage) ? 1 : stage && /ready|first/.test(stage) ? 2 : 0 },
+		steps: { names: ['weights', 'warm-up chunk', 'first picture'], at: step },
 	};
 };
 
@@ -66,16 +69,22 @@ const WORDS = {
 	loading: loading_words,
 	queued: (s) => ({
 		where: 'full', title: `You are ${ordinal(s.queue_position || 1)} in line`,
-		lines: ['All places are busy. This page starts by itself when one opens.', s.seed === undefined ? 'Your prompt is kept.' : `Your prompt and seed {${s.seed}} are kept.`],
+		lines: ['All places are busy. This page starts by itself when one opens.',
+			s.seed === undefined ? 'Your prompt is kept.' : `Your prompt and seed {${s.seed}} are kept.`],
 		places: s.queue_position || 1,
 	}),
-	late: (s) => ({
-		where: 'foot', title: 'The next chunk is late',
-		lines: [`${s.making_chunk === null ? 'It' : `Chunk {${s.making_chunk}}`} has taken {${seconds(s.late_ms)}} so far${s.usual_ms ? `, {${seconds(s.usual_ms)}} is usual` : ''}. The connection is fine.`],
-	}),
+	late: (s) => {
+		const chunk = s.making_chunk === null ? 'It' : `Chunk {${s.making_chunk}}`;
+		const usual = s.usual_ms ? `, {${seconds(s.usual_ms)}} is usual` : '';
+		return {
+			where: 'foot', title: 'The next chunk is late',
+			lines: [`${chunk} has taken {${seconds(s.late_ms)}} so far${usual}. The connection is fine.`],
+		};
+	},
 	reconnecting: (s) => ({
 		where: 'foot', pale: true, title: 'Connection lost',
-		lines: [`Trying again${s.retry_in_s > 0 ? ` in {${s.retry_in_s} s}` : ''}, ${ordinal(s.tries)} try. The stream goes on; you come back to the newest picture.`],
+		lines: [`Trying again${s.retry_in_s > 0 ? ` in {${s.retry_in_s} s}` : ''}, ${ordinal(s.tries)} try. `
+			+ 'The stream goes on; you come back to the newest picture.'],
 		actions: [{ name: 'retry', text: 'Try now', primary: true }],
 	}),
 	draining: () => ({
@@ -93,7 +102,8 @@ const WORDS = {
 		}),
 	ended: (s) => ({
 		where: 'full', dark: true, title: 'This stream has ended',
-		lines: [`{${s.chunk + 1}} chunks${s.media_ms ? `, {${duration_words(s.media_ms)}}` : ''}, {${s.prompt_count}} ${s.prompt_count === 1 ? 'prompt' : 'prompts'}, seed {${s.seed}}. Run it again and you get the same film.`],
+		lines: [[count(s.chunk + 1, 'chunk'), s.media_ms ? `{${duration_words(s.media_ms)}}` : '', count(s.prompt_count, 'prompt'), `seed {${s.seed}}`]
+			.filter(Boolean).join(', ') + '. Run it again and you get the same film.'],
 		actions: [{ name: 'again', text: 'Run it again', primary: true }, { name: 'fresh', text: 'Start another' }],
 	}),
 	failed: (s) => {
@@ -121,15 +131,14 @@ const WORDS = {
 	}),
 	unsupported: () => ({
 		where: 'full', title: 'This browser cannot show the live picture',
-		lines: ['It lacks a VP9 decoder. Current Chrome, Edge, Firefox and Safari have one.', 'Plain video runs about {1 s} later. Steering works as usual.'],
-		actions: [{ name: 'plain', text: 'Play as plain video', primary: true }],
+		lines: ['It lacks a VP9 decoder. Current Chrome, Edge, Firefox and Safari have one.'],
 	}),
 	live: () => null,
 };
 
 // Messages that pass by: they lie at the foot for a while and never replace a state's own words.
 export const PASSING = {
-	behind: (n) => ({ where: 'foot', title: 'Your connection is slow', lines: [`{${n}} ${n === 1 ? 'frame' : 'frames'} skipped.`], for_ms: 3000 }),
+	behind: (n) => ({ where: 'foot', title: 'Your connection is slow', lines: [`${count(n, 'frame')} skipped.`], for_ms: 3000 }),
 	resumed: (missed_s) => ({ where: 'foot', title: missed_s ? `Back, ${missed_s} s missed.` : 'Back.', lines: [], for_ms: 2000 }),
 	notice: (text) => ({ where: 'foot', title: text, lines: [], for_ms: 6000 }),
 };
