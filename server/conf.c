@@ -100,7 +100,7 @@ static char *next_line(char *out, int size, void *stream) {
 	if (lead > n)
 		lead = n;
 	memcpy(out, r->text + lead, n - lead);
-	strcpy(out + (n - lead), "\n");
+	memcpy(out + (n - lead), "\n", 2);
 	r->text += n + (r->text[n] == '\n');
 	return out;
 }
