@@ -120,7 +120,9 @@ export function start_picture({ store, session, act, copy })
 	start_chrome(pic, store);
 	start_dice(session);
 	start_pixel(pic);
-	const toggle_full = () => (document.fullscreenElement ? document.exitFullscreen() : pic.requestFullscreen?.())?.catch(() => {});
+	// The whole page goes full screen, so that the line is there when someone types /.
+	const toggle_full = () => (document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen?.())?.catch(() => {});
+	document.addEventListener('fullscreenchange', () => root.toggleAttribute('data-full', !!document.fullscreenElement));
 	by_id('pause').onclick = () => act('pause');
 	by_id('step').onclick = () => act('step');
 	by_id('scene').onclick = () => act('scene');
