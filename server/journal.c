@@ -30,8 +30,23 @@ static void drop_session(void *s) {
 	session_unref(s);
 }
 
+/* The folder, and those above it that are not there yet. Below 1000 bytes. */
+static int make_folders(const char *path) {
+	char part[1000];
+	snprintf(part, sizeof part, "%s", path);
+	for (char *s = part + 1; *s; s++) {
+		if (*s != '/')
+			continue;
+		*s = 0;
+		if (mkdir(part, 0755) != 0 && errno != EEXIST && access(part, X_OK) != 0)
+			return -1;
+		*s = '/';
+	}
+	return mkdir(part, 0700) == 0 || errno == EEXIST ? 0 : -1;
+}
+
 static int open_folder(struct journal *j, const char *state_dir, struct error *e) {
-	if (mkdir(state_dir, 0700) != 0 && errno != EEXIST)
+	if (make_folders(state_dir) != 0)
 		return error_set(
 			e, -errno, "[server] state_dir: %s: %s", state_dir, strerror(errno));
 	snprintf(j->path, sizeof j->path, "%s/lock", state_dir);

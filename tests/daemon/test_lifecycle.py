@@ -34,10 +34,22 @@ class Start(unittest.TestCase):
             (["--config", "/nonexistent"], "No such file"),
             (["--listen", "127.0.0.1:0", "--backend", "test:bogus=1"], "no option 'bogus'"),
             (["--listen", "127.0.0.1:0", "--backend", "test", "--state-dir", "/proc/nowhere"], "state_dir"),
+            (["--listen", "127.0.0.1:0", "--backend", "test", "--web-root", "/nowhere"], "[server] web_root: /nowhere"),
+            (["--listen", "127.0.0.1:0", "--backend", "cpu", "--model", "/nowhere"], "/nowhere/manifest.json"),
+            (["--listen", "127.0.0.1:0", "--backend", "cpu", "--model", PROGRAM], "manifest.json: Not a directory"),
         ):
             status, _, error = run(*arguments)
             self.assertEqual(status, 78, arguments)
             self.assertIn(says, error)
+
+    def test_folders_above_the_state_are_made(self):
+        with tempfile.TemporaryDirectory() as top:
+            state = top + "/.local/state/lightforced"
+            daemon = Daemon(PROGRAM, *TEST, "--state-dir", state)
+            daemon.wait_ready()
+            daemon.request("POST", "/v1/sessions", PROMPT)
+            self.assertEqual(len(os.listdir(state + "/sessions")), 1)
+            self.assertEqual(daemon.stop()[0], 0)
 
     def test_a_taken_port_is_named(self):
         with socket.create_server(("127.0.0.1", 0)) as taken:
