@@ -2,6 +2,7 @@
 /* See api.h. The table below is the API: dispatch, Allow headers, body checks
  * and /openapi.json all read it. To add an endpoint, add a row and a handler. */
 #include "server/api.h"
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,7 +65,12 @@ struct api *api_create(const struct api_config *config, struct error *e) {
 	a->config = *config;
 	a->started_us = wire_now_us();
 	const char *root = config->conf->web_root;
-	a->page_root = root && *root ? open(root, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+	a->page_root = -1;
+	if (root && *root && (a->page_root = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC)) < 0) {
+		error_set(e, -errno, "[server] web_root: %s: %s", root, strerror(errno));
+		free(a);
+		return NULL;
+	}
 	a->idempotency = idempotency_create(IDEMPOTENCY_MAX, IDEMPOTENCY_KEEP_US);
 	a->openapi = docs_openapi();
 	a->asyncapi = docs_asyncapi();

@@ -51,6 +51,8 @@ static int set_string(struct conf *c, const struct conf_key *k, const char *text
 	if (k->choices && !is_choice(k->choices, text))
 		return error_set(e, -EINVAL, "%s: [%s] %s: '%s' is none of %s", origin, k->section,
 			k->name, text, k->choices);
+	if (!conf_is_text(text))
+		return error_set(e, -EINVAL, "%s: [%s] %s: not UTF-8", origin, k->section, k->name);
 	char *copy = strdup(text);
 	if (!copy)
 		return error_set(e, -ENOMEM, "no memory for the configuration");
@@ -106,11 +108,15 @@ static char *next_line(char *out, int size, void *stream) {
 }
 
 static int unknown(struct reading *r, const char *origin, const char *section, const char *name) {
-	const struct conf_key *near = conf_nearest(section, name);
+	const struct conf_key *near = conf_nearest(section[0] ? section : NULL, name);
 	bool known = false;
+	if (!section[0])
+		return error_set(r->e, -EINVAL,
+			"%s: %s stands before any [section]; %s goes into [%s]", origin, name,
+			near->name, near->section);
 	for (int i = 0; i < conf_key_count; i++)
 		known = known || strcmp(conf_keys[i].section, section) == 0;
-	if (!known && section[0])
+	if (!known)
 		return error_set(r->e, -EINVAL, "%s: no section [%s]; %s stands in [%s]", origin,
 			section, near->name, near->section);
 	return error_set(r->e, -EINVAL, "%s: [%s] %s: no such setting; did you mean [%s] %s?",
@@ -408,6 +414,16 @@ int conf_reload(
 	}
 	conf_free(&fresh);
 	return 0;
+}
+
+bool conf_is_to_blame(int code) {
+	static const int codes[] = {
+		EINVAL, ENOENT, ENOTDIR, EACCES, EPERM, EROFS, ENAMETOOLONG, ENOSYS};
+	for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++) {
+		if (code == -codes[i])
+			return true;
+	}
+	return false;
 }
 
 void conf_free(struct conf *c) {

@@ -72,6 +72,8 @@ int conf_default(struct conf *c, struct error *e);
 int conf_read_text(
 	struct conf *c, const char *name, const char *text, size_t size, struct error *e);
 void conf_free(struct conf *c);
+/* Whether an error (-errno) of the start lies in settings, so that trying again cannot help. */
+bool conf_is_to_blame(int code);
 void conf_example(FILE *out); /* annotated example file, from the table */
 /* Effective values and their origins, JSON. False: no memory. */
 bool conf_print(const struct conf *c, FILE *out);

@@ -184,6 +184,12 @@ conf_string *conf_string_at(const struct conf *c, const struct conf_key *k) {
 	return (conf_string *)((uintptr_t)c + k->offset);
 }
 
+bool conf_is_text(const char *bytes) {
+	json_t *text = json_string(bytes);
+	json_decref(text);
+	return text != NULL;
+}
+
 const char *conf_value(const struct conf *c, const struct conf_key *k, char buffer[16]) {
 	if (k->type == CONF_STRING)
 		return *conf_string_at(c, k);

@@ -39,6 +39,8 @@ struct conf_private {
 };
 conf_int *conf_int_at(const struct conf *c, const struct conf_key *k);
 conf_string *conf_string_at(const struct conf *c, const struct conf_key *k);
+/* Whether it can be printed as JSON: UTF-8. */
+bool conf_is_text(const char *bytes);
 /* The value as it would be written; buffer for numbers. */
 const char *conf_value(const struct conf *c, const struct conf_key *k, char buffer[16]);
 #endif

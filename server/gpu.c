@@ -568,7 +568,7 @@ void gpu_run(struct gpu *g) {
 	if (rc != 0 && !registry_draining(g->registry)) {
 		log_line(g->registry->log, LOG_LEVEL_ERROR, "the model cannot be loaded: %s",
 			e.text);
-		g->config_at_fault = rc == -EINVAL || rc == -ENOENT || rc == -ENOSYS;
+		g->config_at_fault = conf_is_to_blame(rc);
 		end(g, GPU_NO_MODEL);
 		return;
 	}

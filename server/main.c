@@ -297,23 +297,13 @@ static void drain(struct daemon *d) {
 	}
 }
 
-/* Trying again cannot help against these. */
-static bool is_config_fault(const struct error *e) {
-	static const int codes[] = {EINVAL, ENOENT, ENOTDIR, EACCES, EPERM, EROFS, ENAMETOOLONG};
-	for (size_t i = 0; i < sizeof codes / sizeof codes[0]; i++) {
-		if (e->code == -codes[i])
-			return true;
-	}
-	return false;
-}
-
 static int run(struct daemon *d) {
 	struct error e = {0};
 	if (make(d, &e) != 0 || start(d, &e) != 0) {
 		log_line(d->log, LOG_LEVEL_ERROR, "%s", e.text);
 		if (d->registry)
 			registry_drain(d->registry);
-		return is_config_fault(&e) ? CONF_EXIT_STATUS : EXIT_FAILURE;
+		return conf_is_to_blame(e.code) ? CONF_EXIT_STATUS : EXIT_FAILURE;
 	}
 	const char *listen = d->conf.listen;
 	int host = (int)(strrchr(listen, ':') - listen);
