@@ -62,7 +62,7 @@ static const struct field create_rows[] = {
 	{.name = "max_chunks",
 		.type = FIELD_INTEGER,
 		.min = 0,
-		.max = SEED_MAX,
+		.max = INT32_MAX,
 		.help = "End after so many chunks; 0: never."},
 	{.name = "when_unwatched", .type = FIELD_OBJECT, .fields = &when_unwatched_fields},
 	{.name = "video", .type = FIELD_OBJECT, .fields = &video_fields},

@@ -61,6 +61,8 @@ class Rest(unittest.TestCase):
     def test_bad_input_is_named(self):
         self.refused(self.d.post('/v1/sessions', b'{'), 400, 'invalid_json')
         self.refused(self.d.post('/v1/sessions', {'prompt': 'a', 'guidance_scale': 5}), 422, 'unsupported_field', 'guidance_scale')
+        self.refused(self.d.post('/v1/sessions', {'prompt': 'a', 'max_chunks': 2**31}), 422, 'invalid_field', 'max_chunks')
+        self.assertIn('from 0 to 2147483647', self.d.post('/v1/sessions', {'prompt': 'a', 'max_chunks': -1}).json['detail'])
         self.refused(self.d.post('/v1/sessions', {'prompt': 'a', 'seed': 2**53}), 422, 'invalid_field', 'seed')
         self.refused(self.d.post('/v1/sessions', b'{"prompt":"a"}', {'Content-Type': 'text/plain'}), 415, 'unsupported_media_type')
         self.refused(self.d.get('/v1/sessions/s_unknown'), 404, 'not_found')
