@@ -321,7 +321,8 @@ static void hand_over(struct acceptor *a, struct waiting *w, const struct stream
 	w->fd = -1;
 }
 
-static void look(struct acceptor *a, struct waiting *w) {
+/* gone: the client will send no more. */
+static void look(struct acceptor *a, struct waiting *w, bool gone) {
 	if (w->lingering) {
 		linger(a, w);
 		return;
@@ -340,8 +341,11 @@ static void look(struct acceptor *a, struct waiting *w) {
 		refuse_fault(a, w, &h, &fault);
 		return;
 	case HEAD_INCOMPLETE:
-		if ((size_t)n < room)
+		if ((size_t)n < room) {
+			if (gone)
+				drop(w);
 			return;
+		}
 		fault = (struct head_fault){PROBLEM_HEADER_TOO_LARGE,
 			"The request head is longer than [server] head_bytes_max allows."};
 		refuse_fault(a, w, &h, &fault);
@@ -442,7 +446,7 @@ void acceptor_run(struct acceptor *a) {
 			if (tag == TAG_LISTENER)
 				accept_all(a);
 			else if (tag < (uint64_t)a->waiting_max && a->waiting[tag].fd >= 0)
-				look(a, &a->waiting[tag]);
+				look(a, &a->waiting[tag], (ev[i].events & EPOLLRDHUP) != 0);
 		}
 		int64_t now_us = wire_now_us();
 		atomic_store(&a->ticked_us, now_us);

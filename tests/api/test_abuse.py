@@ -2,11 +2,12 @@
 """What no honest client sends, over real sockets: every head is refused before a
 library sees it, nobody holds a place for ever, and others notice nothing."""
 
+import os
 import socket
 import time
 import unittest
 
-from client import Answer, Daemon, talk
+from client import PATIENCE_S, Answer, Daemon, talk
 
 
 class Abuse(unittest.TestCase):
@@ -91,6 +92,18 @@ class Abuse(unittest.TestCase):
         held, said = self.drip(b'', b'')
         self.assertLess(held, 10)
         self.assertEqual(said, b'')
+
+    def test_who_leaves_within_a_head_holds_no_place(self):
+        with Daemon('--head-timeout-s', '600') as d:
+            held = lambda: len(os.listdir(f'/proc/{d.process.pid}/fd'))
+            before = held()
+            for _ in range(20):
+                with socket.create_connection(('127.0.0.1', d.port)) as s:
+                    s.sendall(b'GET /healthz HTTP/1.1\r\nX: ')
+            until = time.monotonic() + PATIENCE_S
+            while held() > before:
+                self.assertLess(time.monotonic(), until)
+                time.sleep(0.05)
 
     def test_dripping_bodies_are_cut(self):
         head = (f'POST /v1/sessions HTTP/1.1\r\nHost: 127.0.0.1:{self.d.port}\r\nContent-Type: application/json\r\n'
