@@ -219,10 +219,9 @@ struct http *http_create(const struct conf *c, struct api *a, struct metrics *m,
 		(unsigned)c->http_connections_max, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
 		(unsigned)c->http_connections_per_ip, MHD_OPTION_CONNECTION_TIMEOUT,
 		(unsigned)c->http_timeout_s, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-		(size_t)c->head_bytes_max + 16384, MHD_OPTION_STRICT_FOR_CLIENT, 1,
-		MHD_OPTION_URI_LOG_CALLBACK, begin_exchange, NULL, MHD_OPTION_NOTIFY_COMPLETED,
-		end_exchange, NULL, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
-		MHD_OPTION_END);
+		(size_t)c->head_bytes_max + 16384, MHD_OPTION_URI_LOG_CALLBACK, begin_exchange,
+		NULL, MHD_OPTION_NOTIFY_COMPLETED, end_exchange, NULL, MHD_OPTION_UNESCAPE_CALLBACK,
+		keep_escapes, NULL, MHD_OPTION_END);
 	if (h->daemon)
 		return h;
 	free(h);

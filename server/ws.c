@@ -61,6 +61,7 @@ struct peer {
 	struct ws *ws;
 	struct lws *wsi;
 	struct stream *stream; /* NULL: refused, to be closed */
+	char session_id[SESSION_ID_BYTES]; /* outlives the stream */
 	struct viewer viewer;
 	struct control_peer control;
 	char *text; /* message being received */
@@ -258,12 +259,10 @@ static void replay(struct peer *x, uint64_t begin, bool resumed) {
 
 static struct packet *make_hello(struct peer *x, bool resumed, const uint64_t *first_seq) {
 	struct session *s = x->stream->session;
-	json_t *state = session_json(s);
-	if (state)
-		json_object_set_new(state, "prompts", session_prompts_json(s));
 	json_t *fields = json_pack("{s:s, s:s, s:s, s:o*, s:o*, s:b}", "protocol", SUBPROTOCOL,
 		"role", "controller", "server", "lightforced/" VERSION, "capabilities",
-		api_capabilities(x->ws->conf, x->ws->registry), "state", state, "resumed", resumed);
+		api_capabilities(x->ws->conf, x->ws->registry), "state", session_json(s), "resumed",
+		resumed);
 	if (fields && first_seq)
 		json_object_set_new(fields, "first_seq", json_integer((json_int_t)*first_seq));
 	return wire_message("hello", session_id(s), fields);
@@ -286,7 +285,8 @@ static void join_stream(struct peer *x, struct stream *st, const uint64_t *since
 	x->next = st->peers;
 	st->peers = x;
 	st->peer_count++;
-	viewer_init(&x->viewer, &x->ws->limits, session_id(st->session));
+	snprintf(x->session_id, sizeof x->session_id, "%s", session_id(st->session));
+	viewer_init(&x->viewer, &x->ws->limits, x->session_id);
 	x->control =
 		(struct control_peer){.session = st->session, .conf = x->ws->conf, .visible = true};
 	uint64_t begin, seq;

@@ -256,6 +256,15 @@ class Limits(unittest.TestCase):
             mbit = sum(f.payload_bytes for f in heard[0]) * 8 / 1e6 / span_s
             self.assertGreater(mbit, 2, 'the feed is too thin to make anybody slow')
 
+    def test_the_end_reaches_the_slow_too(self):
+        with Daemon(backend='test:width=640,height=360,noise=40') as d:
+            s = d.create()['id']
+            slow = d.stream(s, rcvbuf=4096)
+            slow.until('hello')
+            time.sleep(3.5)
+            d.delete(f'/v1/sessions/{s}')
+            self.assertEqual(slow.until_closed()[0], 1000)
+
     def test_a_hundred_viewers(self):
         with Daemon() as d:
             s = d.create()['id']
