@@ -80,8 +80,15 @@ def pause_and_go_on(viewer):
     page.click("#pause")
     viewer.until_state("paused")
     until("the message at the foot", lambda: page.inner_text("#foot h2").startswith("Paused at chunk"))
+    words = "a red sailboat that nobody shall see"
+    viewer.send(words)
+    until("it waits", lambda: (viewer.prompt(words) or {}).get("state") == "accepted")
+    check("the receipt says for which chunk", "waits for chunk" in viewer.text("#receipt"))
+    page.click("#receipt .undo")
+    until("taken back", lambda: viewer.prompt(words)["state"] == "cancelled")
     page.click("#foot .btn.pri")
     viewer.until_live()
+    check("it was not shown", words not in page.get_attribute("#canvas", "aria-label"))
 
 
 def refused_words(viewer):

@@ -308,15 +308,11 @@ export class Session
 		}
 	}
 
+	// Asks to take back what waits; whether it was in time is the server's to say.
 	cancel_pending()
 	{
 		const prompt = this.prompts.list.findLast((entry) => entry.mine && entry.state === 'accepted');
-		if (prompt && this.socket.send({ type: 'prompt.cancel', id: prompt.id })) {
-			prompt.state = 'cancelled';
-			this.#moved(prompt);
-			return true;
-		}
-		return false;
+		return !!prompt && this.socket.send({ type: 'prompt.cancel', id: prompt.id });
 	}
 
 	control(action, fields = {})
