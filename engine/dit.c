@@ -265,7 +265,8 @@ static struct work work_carve(
 		.qkv = arena_2d(a, d->act, n, 3 * dim),
 		.q = arena_2d(a, d->act, n, dim),
 		.q_mean = arena_tensor(a, DTYPE_F32, 3,
-			(int64_t[]){d->c.heads, frames * query_blocks_per_frame, dim / d->c.heads}),
+			(int64_t[]){d->c.heads, (int64_t)frames * query_blocks_per_frame,
+				dim / d->c.heads}),
 		.hidden = arena_2d(a, d->input, n, d->c.ffn_dim),
 		.list = arena_bytes(a, (size_t)(rows * keep) * sizeof(int32_t)),
 	};
