@@ -261,7 +261,7 @@ def main() -> None:
     os.makedirs(args.out, exist_ok=True)
     path, out, toy = os.path.join(args.out, args.name), {}, args.toy
     model = load(args.weights, args.tokenizer, args.tag, args.layers)
-    count, chunks, story = (2, 9, 2) if toy else (args.count, 240, 8)
+    count, chunks, story = (1, 9, 1) if toy else (args.count, 240, 8)
 
     def done(what: str) -> None:
         write(path + ".json", args.name, out)

@@ -43,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         tokenizer = os.path.join(work, "tokenizer.model")
         make(tokenizer, sentences=4000)
-        common = ("--out", work, "--tokenizer", tokenizer, "--clips", "3", "--batch", "1", "--layers", str(LAYERS),
+        common = ("--out", work, "--tokenizer", tokenizer, "--clips", "1", "--batch", "1", "--layers", str(LAYERS),
                   "--seconds", "900", "--steps", "4")
 
         def stage(name: str, *arguments: str) -> None:
