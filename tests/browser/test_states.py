@@ -23,7 +23,10 @@ def loading(program, browser):
         viewer = Viewer(browser, daemon.url)
         viewer.until_state("loading")
         says(viewer, "#full-message", "Loading the model", "starts by itself")
+        words = "a lighthouse while the model loads"
+        viewer.send(words)
         viewer.until_live()
+        check("what was typed meanwhile begins the film", viewer.stats()["prompts"][0]["text"] == words)
         daemon.kill()
         daemon.start(wait=False)
         viewer.until_state("loading")

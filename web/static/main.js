@@ -31,6 +31,26 @@ const announcer = new Announcer(by_id('status'), by_id('alert'));
 let session = null;
 const the_session = () => session;
 
+// Words sent before there is a session: they begin it, or are its next prompt when it was there already.
+let first_words = '';
+
+function take_first_words()
+{
+	const words = first_words;
+	first_words = '';
+	return words;
+}
+
+function send_words(text, mode)
+{
+	if (session.is_open) {
+		session.set_prompt(text, mode);
+		return;
+	}
+	first_words = text;
+	announcer.say('first', 'These words are sent when the stream opens.');
+}
+
 // ---- finding a session
 
 const session_id_of_address = () => decodeURIComponent(location.pathname.match(/^\/s\/([^/]+)\/?$/)?.[1] ?? '');
@@ -75,10 +95,10 @@ async function find_session()
 	if (live && !query.has('new'))
 		return live;
 	const capabilities = await when_ready(get_capabilities);
-	return make_session({ prompt: capabilities.suggestions?.sentences?.[0] ?? PLAIN_START });
+	const state = await when_ready(() => create_session({ prompt: first_words || capabilities.suggestions?.sentences?.[0] || PLAIN_START }));
+	take_first_words();
+	return state;
 }
-
-const make_session = (body) => when_ready(() => create_session(body));
 
 async function start()
 {
@@ -140,7 +160,8 @@ const ACTIONS = {
 	reload: () => location.reload(),
 	copy: copy_details,
 };
-const act = (name) => (session.socket || name !== 'pause') && ACTIONS[name]();
+const NEED_A_SESSION = new Set(['retry', 'resume', 'pause', 'step', 'scene']);
+const act = (name) => (session.is_open || !NEED_A_SESSION.has(name)) && ACTIONS[name]();
 
 // ---- the parts
 
@@ -148,7 +169,7 @@ const modes = new Modes({ store });
 const line = new Line({
 	store, session: the_session, modes,
 	hooks: {
-		send: (text, mode) => session.set_prompt(text, mode),
+		send: send_words,
 		moved: () => chips?.draw(),
 		said: (words) => announcer.alert(words),
 	},
@@ -225,6 +246,11 @@ store.on(['prompts', 'has_picture', 'session_state'], () => {
 	store.set({ prompt_count: session.prompts.list.filter((prompt) => ['seen', 'past'].includes(prompt.state)).length });
 	const words = session.prompts.shown?.text;
 	document.title = `${store.get('session_state') === 'paused' ? '‖ ' : ''}${words ? `${words} · ` : ''}lightforced`;
+});
+store.on(['role'], ({ role }) => {
+	const words = role && take_first_words();
+	if (words)
+		session.set_prompt(words, modes.chosen?.name ?? 'switch');
 });
 store.on(['making_chunk', 'prompts'], ({ making_chunk }) => {
 	const delay_ms = expected_delay_ms(session);

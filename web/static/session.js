@@ -317,7 +317,12 @@ export class Session
 
 	control(action, fields = {})
 	{
-		return this.socket.send({ type: 'control', action, ...fields });
+		return !!this.socket?.send({ type: 'control', action, ...fields });
+	}
+
+	get is_open()
+	{
+		return this.socket !== undefined;
 	}
 
 	get open_prompt()
