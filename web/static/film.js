@@ -117,6 +117,7 @@ export class Film
 				node.remove();
 				this.nodes.delete(key);
 			}
+		this.#move();
 	}
 
 	#node(key, build)
