@@ -106,10 +106,13 @@ static bool has_ending(const char *name, const char *ending) {
 }
 
 static json_t *read_json(struct journal *j, const char *name, struct error *e) {
-	int fd = openat(j->dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	/* Without waiting: a pipe with this name would hold up the start for ever. */
+	int fd = openat(j->dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	struct stat what;
+	bool regular = fd >= 0 && fstat(fd, &what) == 0 && S_ISREG(what.st_mode);
 	char *text = malloc(FILE_BYTES_MAX + 1);
 	ssize_t size = 0, n = fd >= 0 && text ? 1 : -1;
-	while (n > 0 && size <= FILE_BYTES_MAX) {
+	while (regular && n > 0 && size <= FILE_BYTES_MAX) {
 		n = read(fd, text + size, (size_t)(FILE_BYTES_MAX + 1 - size));
 		size += n > 0 ? n : 0;
 	}
@@ -117,6 +120,8 @@ static json_t *read_json(struct journal *j, const char *name, struct error *e) {
 	json_error_t why;
 	if (n < 0)
 		error_set(e, -EIO, "%s", strerror(errno));
+	else if (!regular)
+		error_set(e, -EINVAL, "not a regular file");
 	else if (size > FILE_BYTES_MAX)
 		error_set(e, -EFBIG, "larger than %d bytes", FILE_BYTES_MAX);
 	else if (!(content = json_loadb(text, (size_t)size, JSON_REJECT_DUPLICATES, &why)))
@@ -208,7 +213,9 @@ static int replace_file(struct journal *j, const char *id, const char *text) {
 		rc = -errno;
 	if (rc == 0 && renameat(j->dir, temporary, j->dir, name) != 0)
 		rc = -errno;
-	if (rc == 0 && fsync(j->dir) != 0)
+	if (rc != 0)
+		unlinkat(j->dir, temporary, 0); /* a full disk needs the room */
+	else if (fsync(j->dir) != 0)
 		rc = -errno;
 	return rc;
 }

@@ -4,8 +4,11 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "server/journal.h"
@@ -255,6 +258,45 @@ static void torn_files_are_moved_aside(void **state) {
 	free(text);
 }
 
+/* A pipe that nobody writes to would be read for ever. */
+static void what_is_no_file_is_moved_aside(void **state) {
+	(void)state;
+	struct world *w = fresh("");
+	world_close(w);
+	char path[160];
+	snprintf(path, sizeof path, "%s/sessions/s_pipe.json", folder);
+	assert_int_equal(mkfifo(path, 0600), 0);
+	snprintf(path, sizeof path, "%s/sessions/s_folder.json", folder);
+	assert_int_equal(mkdir(path, 0700), 0);
+	w = fresh("");
+	assert_true(exists("s_pipe", ".json.bad"));
+	assert_true(exists("s_folder", ".json.bad"));
+	world_close(w);
+}
+
+/* The disk is full: the old journal stays, nothing else is left behind. */
+static void a_write_that_fails_leaves_the_old_one(void **state) {
+	(void)state;
+	struct world *w = fresh("");
+	struct session *s = world_session(w, "a red kite", (struct session_request){0});
+	const char *id = session_id(s);
+	struct rlimit before, full = {16, 16};
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+	full.rlim_max = before.rlim_max;
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &full), 0);
+	struct prompt_request q = {.text = "at night", .durable = true};
+	struct prompt_receipt r;
+	struct problem p = {0};
+	int rc = session_prompt(s, &q, &r, &p);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+	assert_int_equal(rc, 0);
+	assert_true(exists(id, ".json"));
+	assert_false(exists(id, ".tmp"));
+	session_unref(s);
+	world_close(w);
+}
+
 /* A journal whose one member is wrong is refused as a whole. */
 static void wrong_members_are_named(void **state) {
 	(void)state;
@@ -314,6 +356,10 @@ int main(void) {
 		cmocka_unit_test_setup_teardown(a_pause_survives, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(
 			torn_files_are_moved_aside, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(
+			what_is_no_file_is_moved_aside, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(
+			a_write_that_fails_leaves_the_old_one, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(
 			wrong_members_are_named, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(
