@@ -11,7 +11,10 @@
 
 import { Recent, quantile } from './stats.js';
 
-const SHRINK_MS_PER_S = 5;      // how fast unneeded buffer is given back
+// How fast buffer that 20 chunks did not need is given back: slowly, or by 1.02x when there is a lot of it.
+const SHRINK_MS_PER_S = 5;
+const SHRINK_MORE_MS_PER_S = 20;
+const A_LOT_MS = 150;
 export const CATCH_UP_CHUNKS = 1.5; // more than so many waiting beside the buffer: play faster
 const CATCH_UP = .05;
 const HURRY_CHUNKS = 2.5;       // a second of delay is worse than a visible hurry
@@ -143,9 +146,11 @@ export class PlayoutClock
 		if (this.#far_ahead(now_ms, CATCH_UP_CHUNKS)) {
 			this.#set_stretch(1, now_ms);
 			this.base_ms -= elapsed_ms * (this.#far_ahead(now_ms, HURRY_CHUNKS) ? HURRY : CATCH_UP);
-		} else if (this.slack.values.length >= 5 && Math.min(...this.slack.values) > this.buffer_ms + 10) {
-			this.#give_back(elapsed_ms * SHRINK_MS_PER_S / 1000);
+			return false;
 		}
+		const unused_ms = this.slack.values.length < 5 ? 0 : Math.min(...this.slack.values) - this.buffer_ms;
+		if (unused_ms > 10)
+			this.#give_back(elapsed_ms / 1000 * (unused_ms > A_LOT_MS ? SHRINK_MORE_MS_PER_S : SHRINK_MS_PER_S));
 		return false;
 	}
 
