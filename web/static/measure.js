@@ -157,7 +157,8 @@ class Panel
 	{
 		const slow = {
 			generated: rates.generated < nominal * .98 && 'below real time',
-			shown: rates.shown < rates.encoded * .95 && 'slow screen',
+			// Held against the nominal rate too: chunks that come late come in a hurry.
+			shown: rates.shown < Math.min(rates.encoded, nominal) * .95 && 'slow screen',
 		};
 		const labels = { generated: 'fps generated', encoded: 'arrived', shown: 'shown here' };
 		for (const [name, recent] of Object.entries(this.sparks)) {
