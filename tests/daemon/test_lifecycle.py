@@ -132,15 +132,15 @@ class Signals(unittest.TestCase):
         self.assertEqual(ended[0][0], 0)
 
     def test_a_second_signal_ends_at_once(self):
-        daemon = Daemon(PROGRAM, "--backend", "test:chunk_ms=60000")
-        daemon.wait_stage("warm-up chunk")
+        daemon = Daemon(PROGRAM, "--backend", "test:load_ms=60000")
+        daemon.wait_stage("weights")  # from inside what cannot be broken off
         daemon.process.send_signal(signal.SIGTERM)
         daemon.wait_line("shutting down")
         self.assertEqual(daemon.end(signal.SIGTERM)[0], 1)
 
     def test_the_time_for_shutdown_is_kept(self):
-        daemon = Daemon(PROGRAM, "--backend", "test:chunk_ms=60000", "--shutdown-s", "1")
-        daemon.wait_stage("warm-up chunk")
+        daemon = Daemon(PROGRAM, "--backend", "test:load_ms=60000", "--shutdown-s", "1")
+        daemon.wait_stage("weights")
         status, log = daemon.stop()
         self.assertEqual(status, 0)
         self.assertIn("ended without it", log)
