@@ -116,6 +116,28 @@ class Stream(unittest.TestCase):
         w.send(type='ping', id='abc')
         self.assertEqual(w.until('pong')['id'], 'abc')
 
+    def test_what_is_said_is_described(self):
+        described = self.d.get('/asyncapi.json').json['components']['messages']
+        s = self.d.create()['id']
+        k = self.d.stream(s)
+        k.send(type='prompt.set', text='later', at={'chunk': 900})
+        k.send(type='prompt.set', text='later still', at={'chunk': 900})
+        k.send(type='prompt.set', text='')
+        k.send(type='prompt.cancel', id='p3')
+        k.send(type='subscribe', topics=['viewer.stats'])
+        k.send(type='control', action='pause')
+        k.send(type='ping')
+        k.send(type='what')
+        said = set()
+        while not {'prompt.cancelled', 'prompt.superseded', 'prompt.rejected', 'viewer.stats', 'control.accepted', 'pong',
+                   'error', 'session.state'} <= said:
+            message = k.receive()
+            self.assertIsNotNone(message, said)
+            if not isinstance(message, Frame):
+                said.add(message['type'])
+        self.assertEqual(said - set(described), set())
+        k.close()
+
     def test_pause_and_resume(self):
         w = self.join()
         w.frames(1)
