@@ -2,7 +2,7 @@
 /* Latents to pictures, streaming: each causal convolution remembers the frames
  * it needs, so any split of a film into calls gives the same pictures. TAEHV
  * and the Wan VAE (of any width) are rows of a table in decoder.c.
- * Thread: the backend's. Source: model-spec sections in engine/MODEL.md. */
+ * Thread: the backend's. Source: engine/MODEL.md. */
 #ifndef ENGINE_DECODER_H
 #define ENGINE_DECODER_H
 #include "engine/arena.h"

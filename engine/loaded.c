@@ -244,7 +244,8 @@ static int plan_check(const struct loaded *l, const struct plan *p, size_t limit
 	return error_set(e, -ENOMEM,
 		"device memory: %zu MiB missing (beside weights of %zu MiB: generators_max %d x "
 		"%zu MiB, "
-		"scratch %zu MiB, %zu MiB free): lower generators_max, cache.window_frames (%d), "
+		"scratch %zu MiB, %zu MiB free): lower the number of sessions (generators_max), "
+		"cache.window_frames (%d), "
 		"the picture size or precision (%s)",
 		MIB(need - free_bytes) + 1, MIB(l->weights_bytes), l->slots, MIB(p->slot),
 		MIB(p->scratch), MIB(free_bytes), l->m->cache.window_frames,

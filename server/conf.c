@@ -4,6 +4,7 @@
  * an error with its place and the nearest name. Thread: main. */
 #include "server/conf.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <ini.h>
 #include <stdlib.h>
@@ -176,7 +177,37 @@ static int read_file(struct reading *r) {
 	return rc;
 }
 
+/* A variable that names a section but no setting of it is a slip of the pen. */
+static int check_variable(const char *entry, struct error *e) {
+	size_t size = strcspn(entry, "=");
+	const char *section = NULL, *rest = NULL;
+	for (int i = 0; i < conf_key_count; i++) {
+		char name[CONF_NAME_BYTES];
+		size_t prefix = strlen("LIGHTFORCED_") + strlen(conf_keys[i].section) + 1;
+		conf_variable(&conf_keys[i], name);
+		if (strlen(name) == size && strncmp(entry, name, size) == 0)
+			return 0;
+		if (size > prefix && strncmp(entry, name, prefix) == 0) {
+			section = conf_keys[i].section;
+			rest = entry + prefix;
+		}
+	}
+	if (!section)
+		return 0;
+	char slip[CONF_NAME_BYTES], meant[CONF_NAME_BYTES];
+	snprintf(slip, sizeof slip, "%.*s", (int)strcspn(rest, "="), rest);
+	for (char *at = slip; *at; at++)
+		*at = (char)tolower((unsigned char)*at);
+	conf_variable(conf_nearest(section, slip), meant);
+	return error_set(e, -EINVAL, "environment %.*s: no such setting; did you mean %s?",
+		(int)(size < CONF_NAME_BYTES ? size : CONF_NAME_BYTES), entry, meant);
+}
+
 static int read_environment(struct conf *c, struct error *e) {
+	for (char **entry = environ; *entry; entry++) {
+		if (check_variable(*entry, e) != 0)
+			return e->code;
+	}
 	for (int i = 0; i < conf_key_count; i++) {
 		char name[CONF_NAME_BYTES], origin[CONF_ORIGIN_BYTES];
 		conf_variable(&conf_keys[i], name);

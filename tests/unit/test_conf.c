@@ -75,6 +75,21 @@ static void the_nearest_source_wins(void **state) {
 	unsetenv("LIGHTFORCED_VIDEO_BITRATE_KBPS");
 }
 
+static void slips_in_the_environment_are_named(void **state) {
+	(void)state;
+	setenv("LIGHTFORCED_VIDEO_BITRATE_KPBS", "2000", 1);
+	refuses("", NULL, NULL,
+		"environment LIGHTFORCED_VIDEO_BITRATE_KPBS: no such setting; "
+		"did you mean LIGHTFORCED_VIDEO_BITRATE_KBPS?");
+	unsetenv("LIGHTFORCED_VIDEO_BITRATE_KPBS");
+	struct conf c;
+	struct error e = {0};
+	setenv("LIGHTFORCED_CPU_ISA", "avx2", 1); /* names no section: not ours */
+	assert_int_equal(load(&c, "", NULL, NULL, &e), 0);
+	unsetenv("LIGHTFORCED_CPU_ISA");
+	conf_free(&c);
+}
+
 static void faults_are_named_with_their_place(void **state) {
 	(void)state;
 	static const struct {
@@ -275,6 +290,7 @@ static void actions_are_told(void **state) {
 int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_nearest_source_wins),
+		cmocka_unit_test(slips_in_the_environment_are_named),
 		cmocka_unit_test(faults_are_named_with_their_place),
 		cmocka_unit_test(files_that_are_no_text_are_refused),
 		cmocka_unit_test(open_addresses_need_the_word),
