@@ -9,10 +9,14 @@ RUN apt-get update && apt-get install -y --no-install-recommends gcc g++ meson n
 COPY . /src
 RUN meson setup /build /src --prefix=/usr --buildtype=release -Dtests=disabled \
     && ninja -C /build && DESTDIR=/out meson install -C /build --no-rebuild
+# The packages that hold what the program links, whatever this release calls them.
+RUN ldd /out/usr/sbin/lightforced | awk '$3 ~ /^\// {print $3}' | xargs -n 1 readlink -f | xargs dpkg -S \
+    | cut -d: -f1 | sort -u > /packages
 
 FROM nvidia/cuda:13.0.1-base-ubuntu24.04
-RUN apt-get update && apt-get install -y --no-install-recommends libmicrohttpd12t64 libwebsockets19t64 libvpx9 libjansson4 \
-    libinih1 libsentencepiece0 libutf8proc3 libdnnl3 libcublas-13-0 curl && rm -rf /var/lib/apt/lists/* \
+COPY --from=build /packages /tmp/packages
+RUN apt-get update && xargs apt-get install -y --no-install-recommends curl < /tmp/packages \
+    && rm -rf /var/lib/apt/lists/* /tmp/packages \
     && useradd --system --home-dir /var/lib/lightforced --create-home lightforced
 COPY --from=build /out /
 USER lightforced
@@ -21,4 +25,3 @@ VOLUME /var/lib/lightforced
 HEALTHCHECK --interval=10s --start-period=600s CMD ["curl", "-fsS", "http://127.0.0.1:8900/healthz"]
 # Beyond loopback without keys has to be spelled out; put a proxy with TLS and access rules in front.
 ENTRYPOINT ["/usr/sbin/lightforced", "--listen", "0.0.0.0:8900", "--insecure", "--state-dir", "/var/lib/lightforced"]
-CMD ["--model", "/usr/share/lightforced/models/demo"]
