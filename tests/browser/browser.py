@@ -17,7 +17,7 @@ def skip(why):
 
 
 try:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import Error as PlaywrightError, sync_playwright
 except ImportError:
     skip("python has no playwright (pip install playwright)")
 
@@ -62,7 +62,12 @@ def until(what, fact, seconds=60):
     """Waits until fact() is truthy and returns it. The time limit only ends a test that hangs."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        value = fact()
+        try:
+            value = fact()
+        except PlaywrightError as error:  # asked while the page was going elsewhere: ask the next one
+            if "context was destroyed" not in str(error):
+                raise
+            value = None
         if value:
             return value
         time.sleep(0.05)
