@@ -289,21 +289,46 @@ static struct tensor modulation_row(const struct dit *d, int timestep, int layer
 	return tensor_2d((float *)d->modulation.data + at, DTYPE_F32, 1, dim);
 }
 
+/* How a part of a block, or the head, reads the residual stream: what ends the
+ * part before it writes w->y (the head: w->q) so. */
+struct entry {
+	struct tensor shift, scale;
+	struct norm_args norm; /* points at them */
+};
+
+static const struct norm_args *entry_of(
+	const struct dit *d, struct entry *e, struct tensor shift, struct tensor scale) {
+	*e = (struct entry){shift, scale, {&e->scale, &e->shift, d->c.eps}};
+	return &e->norm;
+}
+
+static const struct norm_args *block_entry(
+	const struct dit *d, struct entry *e, int timestep, int l, int shift, int scale) {
+	return entry_of(d, e, modulation_row(d, timestep, l, shift),
+		modulation_row(d, timestep, l, scale));
+}
+
+static const struct norm_args *head_entry(const struct dit *d, struct entry *e, int timestep) {
+	struct tensor rows = tensor_2d(
+		(float *)d->head_modulation.data + (int64_t)timestep * MOD_HEAD_COUNT * d->c.dim,
+		DTYPE_F32, MOD_HEAD_COUNT, d->c.dim);
+	return entry_of(d, e, tensor_rows(rows, MOD_HEAD_SHIFT, 1),
+		tensor_rows(rows, MOD_HEAD_SCALE, 1));
+}
+
 static void self_attention(const struct dit *d, const struct dit_pass *pass, int l, int timestep,
 	struct work *w, bool keys_only) {
 	const struct ops *ops = d->ops;
 	const struct dit_layer *layer = &d->layer[l];
 	const struct dit_stream *t = pass->stream;
-	struct tensor shift = modulation_row(d, timestep, l, MOD_SHIFT_SA);
-	struct tensor scale = modulation_row(d, timestep, l, MOD_SCALE_SA);
 	struct tensor gate = modulation_row(d, timestep, l, MOD_GATE_SA);
+	struct entry cross;
 	struct rope rope = {tensor_rows(t->time, 0, t->frames), d->rope_space};
 	struct kv_span slot = kvcache_slot(pass->cache, l), spans[KV_SPANS_MAX];
 	struct tensor q =
 		tensor_3d(w->q.data, w->q.dtype, w->q.dim[0], d->c.heads, d->c.dim / d->c.heads);
 	bool scored = t->plan.kind == SPARSITY_SCORED;
 
-	ops->norm_modulate(d->be, &w->y, &w->x, &scale, &shift, d->c.eps);
 	ops->linear(d->be, &w->qkv, &w->y, layer->qkv, ACT_NONE);
 	ops->qk_norm_rope_write(d->be, &q, scored && !keys_only ? &w->q_mean : NULL, &slot, &w->qkv,
 		&layer->norm_q, &layer->norm_k, &rope, d->c.eps);
@@ -320,11 +345,12 @@ static void self_attention(const struct dit *d, const struct dit_pass *pass, int
 		ops->select_blocks(d->be, &list, &w->q_mean, spans, n_spans, &t->plan.select);
 	ops->attention(
 		d->be, &w->y, &q, spans, n_spans, t->plan.kind == SPARSITY_DENSE ? NULL : &list);
-	ops->linear_residual(d->be, &w->x, &w->y, layer->o, &gate);
+	ops->linear_residual_norm(d->be, &w->y, &w->x, &w->y, layer->o, &gate,
+		entry_of(d, &cross, layer->norm3_shift, layer->norm3_scale));
 }
 
-static void cross_attention(
-	const struct dit *d, const struct dit_text *text, int l, struct work *w) {
+static void cross_attention(const struct dit *d, const struct dit_text *text, int l, int timestep,
+	struct work *w) {
 	const struct ops *ops = d->ops;
 	const struct dit_layer *layer = &d->layer[l];
 	struct tensor k = tensor_rows(text->layer[l].k, 0, text->rows);
@@ -333,32 +359,25 @@ static void cross_attention(
 		.scale = 1 / sqrtf((float)d->c.dim / (float)d->c.heads),
 		.last_repeats = text->last_repeats,
 	};
-	ops->norm_modulate(d->be, &w->y, &w->x, &layer->norm3_scale, &layer->norm3_shift, d->c.eps);
+	struct entry ff;
 	ops->linear(d->be, &w->q, &w->y, layer->cross_q, ACT_NONE);
 	ops->rms_norm(d->be, &w->q, &w->q, &layer->cross_norm_q, d->c.eps);
 	ops->sdpa(d->be, &w->y, &w->q, &k, &v, d->c.heads, &args);
-	ops->linear_residual(d->be, &w->x, &w->y, layer->cross_o, NULL);
+	ops->linear_residual_norm(d->be, &w->y, &w->x, &w->y, layer->cross_o, NULL,
+		block_entry(d, &ff, timestep, l, MOD_SHIFT_FF, MOD_SCALE_FF));
 }
 
+/* Ends with the way into the next block, or into the head. */
 static void feed_forward(const struct dit *d, int l, int timestep, struct work *w) {
 	const struct ops *ops = d->ops;
-	struct tensor shift = modulation_row(d, timestep, l, MOD_SHIFT_FF);
-	struct tensor scale = modulation_row(d, timestep, l, MOD_SCALE_FF);
 	struct tensor gate = modulation_row(d, timestep, l, MOD_GATE_FF);
-	ops->norm_modulate(d->be, &w->y, &w->x, &scale, &shift, d->c.eps);
+	struct entry next;
+	bool last = l + 1 == d->c.layers;
 	ops->linear(d->be, &w->hidden, &w->y, d->layer[l].ffn_in, ACT_GELU_TANH);
-	ops->linear_residual(d->be, &w->x, &w->hidden, d->layer[l].ffn_out, &gate);
-}
-
-static void head(const struct dit *d, int timestep, struct work *w, struct tensor *flow) {
-	struct tensor rows = tensor_2d(
-		(float *)d->head_modulation.data + (int64_t)timestep * MOD_HEAD_COUNT * d->c.dim,
-		DTYPE_F32, MOD_HEAD_COUNT, d->c.dim);
-	struct tensor shift = tensor_rows(rows, MOD_HEAD_SHIFT, 1);
-	struct tensor scale = tensor_rows(rows, MOD_HEAD_SCALE, 1);
-	d->ops->norm_modulate(d->be, &w->q, &w->x, &scale, &shift, d->c.eps);
-	d->ops->linear(d->be, &w->patches, &w->q, d->head, ACT_NONE);
-	d->ops->unpatchify(d->be, flow, &w->patches, d->c.patch_h, d->c.patch_w);
+	ops->linear_residual_norm(d->be, last ? &w->q : &w->y, &w->x, &w->hidden,
+		d->layer[l].ffn_out, &gate,
+		last ? head_entry(d, &next, timestep)
+		     : block_entry(d, &next, timestep, l + 1, MOD_SHIFT_SA, MOD_SCALE_SA));
 }
 
 int dit_forward(
@@ -376,16 +395,22 @@ int dit_forward(
 	if (r == 0) {
 		d->ops->patchify(d->be, &w.patches, pass->x, d->c.patch_h, d->c.patch_w);
 		d->ops->linear(d->be, &w.x, &w.patches, d->patch, ACT_NONE);
+		struct entry first;
+		block_entry(d, &first, timestep, 0, MOD_SHIFT_SA, MOD_SCALE_SA);
+		d->ops->norm_modulate(d->be, &w.y, &w.x, &first.scale, &first.shift, d->c.eps);
 		for (int l = 0; l < d->c.layers; l++) {
 			bool keys_only = !pass->flow && l + 1 == d->c.layers;
 			self_attention(d, pass, l, timestep, &w, keys_only);
 			if (keys_only)
 				break;
-			cross_attention(d, pass->text, l, &w);
+			cross_attention(d, pass->text, l, timestep, &w);
 			feed_forward(d, l, timestep, &w);
 		}
-		if (pass->flow)
-			head(d, timestep, &w, pass->flow);
+		if (pass->flow) {
+			d->ops->linear(d->be, &w.patches, &w.q, d->head, ACT_NONE);
+			d->ops->unpatchify(
+				d->be, pass->flow, &w.patches, d->c.patch_h, d->c.patch_w);
+		}
 	}
 	arena_reset(scratch, mark);
 	return r;

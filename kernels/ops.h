@@ -97,6 +97,12 @@ struct select_args {
 	int keep_sink, keep_near;
 };
 
+/* A layer norm and what modulates it: see norm_modulate. */
+struct norm_args {
+	const struct tensor *scale, *shift; /* [f, d] */
+	float eps;
+};
+
 struct sdpa_args {
 	float scale;
 	/* The last key stands for this many identical ones: + log(count) on its
@@ -121,6 +127,11 @@ struct ops {
 	 * i * f / n; gate NULL: 1. r f32. */
 	void (*linear_residual)(struct backend *be, struct tensor *r, const struct tensor *x,
 		const struct linear *l, const struct tensor *gate);
+	/* linear_residual, then norm_modulate of what r has become into
+	 * y[n,out]; y may be x. What ends a part of a block begins the next one. */
+	void (*linear_residual_norm)(struct backend *be, struct tensor *y, struct tensor *r,
+		const struct tensor *x, const struct linear *l, const struct tensor *gate,
+		const struct norm_args *norm);
 
 	/* -- transformer block -- */
 	/* y[n,d] = layernorm(x) * (1 + scale[f,d]) + shift[f,d]; row i uses

@@ -275,9 +275,17 @@ static void linear_residual(struct backend *be, struct tensor *r, const struct t
 	run(be, "linear_residual", &job, r, x);
 }
 
+static void linear_residual_norm(struct backend *be, struct tensor *y, struct tensor *r,
+	const struct tensor *x, const struct linear *l, const struct tensor *gate,
+	const struct norm_args *norm) {
+	linear_residual(be, r, x, l, gate);
+	be->ops.norm_modulate(be, y, r, norm->scale, norm->shift, norm->eps);
+}
+
 void cpu_linear_fill(struct ops *ops) {
 	ops->linear_create = linear_create;
 	ops->linear_destroy = linear_destroy;
 	ops->linear = linear;
 	ops->linear_residual = linear_residual;
+	ops->linear_residual_norm = linear_residual_norm;
 }

@@ -255,6 +255,7 @@ static const struct backend_driver driver = {gpu_destroy, gpu_info, gpu_alloc, g
 static void fill_table(struct ops *o) {
 	o->linear_create = cuda_linear_create, o->linear_destroy = cuda_linear_destroy;
 	o->linear = cuda_linear, o->linear_residual = cuda_linear_residual;
+	o->linear_residual_norm = cuda_linear_residual_norm;
 	o->norm_modulate = cuda_norm_modulate, o->rms_norm = cuda_rms_norm;
 	o->qk_norm_rope_write = cuda_qk_norm_rope_write;
 	o->attention = cuda_attention, o->select_blocks = cuda_select_blocks, o->sdpa = cuda_sdpa;

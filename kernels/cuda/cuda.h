@@ -34,6 +34,9 @@ void cuda_linear(struct backend *be, struct tensor *y, const struct tensor *x, c
 	enum activation act);
 void cuda_linear_residual(struct backend *be, struct tensor *r, const struct tensor *x,
 	const struct linear *l, const struct tensor *gate);
+void cuda_linear_residual_norm(struct backend *be, struct tensor *y, struct tensor *r,
+	const struct tensor *x, const struct linear *l, const struct tensor *gate,
+	const struct norm_args *norm);
 /* norm.cu */
 void cuda_norm_modulate(struct backend *be, struct tensor *y, const struct tensor *x,
 	const struct tensor *scale, const struct tensor *shift, float eps);

@@ -301,3 +301,9 @@ void cuda_linear_residual(struct backend *be, struct tensor *r, const struct ten
 	});
 	launch_check(be, "linear_residual", x);
 }
+
+void cuda_linear_residual_norm(struct backend *be, struct tensor *y, struct tensor *r, const struct tensor *x,
+	const struct linear *l, const struct tensor *gate, const struct norm_args *norm) {
+	cuda_linear_residual(be, r, x, l, gate);
+	cuda_norm_modulate(be, y, r, norm->scale, norm->shift, norm->eps);
+}

@@ -126,6 +126,11 @@ static void linear_case(struct run *r, int n, int in, int out, enum activation a
 	emit(r, &res);
 	r->ops->linear_residual(r->be, &res, &x, l, NULL);
 	emit(r, &res);
+	struct tensor scale = F32(r, n % 3 ? 1 : 3, out), shift = F32(r, n % 3 ? 1 : 3, out);
+	struct norm_args norm = {&scale, &shift, 1e-6f};
+	r->ops->linear_residual_norm(r->be, &y, &res, &x, l, &gate, &norm);
+	emit(r, &res);
+	emit(r, &y);
 	backend_sync(r->be, NULL);
 	r->ops->linear_destroy(r->be, l);
 	free(w);

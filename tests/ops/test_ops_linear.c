@@ -168,6 +168,45 @@ static void linear_residual_agrees(void **state) {
 	}
 }
 
+/* The sum and its norm, written over x: as the two ops one after the other. */
+static void residual_norm(int64_t n, int64_t d, int64_t groups, enum precision p) {
+	struct layer r;
+	if (!layer_make(&r, (int64_t[]){n, d, d}, true, p))
+		return;
+	float *before = fixture_host(&fx, n * d, 1, 0);
+	float *parts = fixture_host(&fx, 3 * groups * d, 1, 0);
+	struct tensor x = fixture_upload(&fx, r.x, DIMS(n, d));
+	struct tensor sum = fixture_upload(&fx, before, DIMS(n, d));
+	struct tensor other = fixture_upload(&fx, before, DIMS(n, d));
+	struct tensor y = fixture_tensor(&fx, DTYPE_F32, DIMS(n, d));
+	struct tensor gate = fixture_upload(&fx, parts, DIMS(groups, d));
+	struct tensor scale = fixture_upload(&fx, parts + groups * d, DIMS(groups, d));
+	struct tensor shift = fixture_upload(&fx, parts + 2 * groups * d, DIMS(groups, d));
+	struct norm_args norm = {&scale, &shift, 1e-6f};
+	fx.ops->linear_residual(fx.be, &other, &x, r.l, &gate);
+	fx.ops->norm_modulate(fx.be, &y, &other, &scale, &shift, norm.eps);
+	fx.ops->linear_residual_norm(fx.be, &x, &sum, &x, r.l, &gate, &norm);
+	float *want = fixture_download(&fx, &other);
+	fixture_expect(&fx, "the sum of linear_residual_norm", &sum, want, 1e-6);
+	free(want);
+	want = fixture_download(&fx, &y);
+	fixture_expect(&fx, "the norm of linear_residual_norm", &x, want, 1e-6);
+	free(want);
+	free(parts);
+	free(before);
+	layer_destroy(&r);
+	fixture_reset(&fx);
+}
+
+static void linear_residual_norm_agrees(void **state) {
+	(void)state;
+	for (size_t k = 0; k < 3; k++) {
+		residual_norm(12, 64, 3, precisions[k]);
+		residual_norm(7, 132, 1, precisions[k]);
+		residual_norm(1, 8, 1, precisions[k]);
+	}
+}
+
 /* More different row counts than plans are kept, twice over. */
 static void any_number_of_rows(void **state) {
 	(void)state;
@@ -259,6 +298,7 @@ int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(linear_agrees),
 		cmocka_unit_test(linear_residual_agrees),
+		cmocka_unit_test(linear_residual_norm_agrees),
 		cmocka_unit_test(any_number_of_rows),
 		cmocka_unit_test(quantised_weights_load),
 		cmocka_unit_test(wrong_shapes_are_refused),
