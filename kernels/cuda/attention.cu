@@ -55,29 +55,32 @@ static void attention_launch(struct backend *be, struct tensor *y, const struct 
 	launch_check(be, "attention", q);
 }
 
+/* A list whose blocks are whole tiles, or parts of tiles. */
+template <bool WHOLE>
+static void attention_listed(struct backend *be, struct tensor *y, const struct tensor *q, enum dtype keys,
+	const span_list &l, query_tiles tiles, const struct block_list *list, float scale) {
+	list_source<WHOLE> source{l, list->index, list->kept, list->query_blocks, WHOLE ? 1 : TILE / l.block,
+		WHOLE ? (int)ceil_div(l.block, TILE) : 1};
+	tiles.block = l.block;
+	tiles.parts = source.parts;
+	attention_launch(be, y, q, keys, source, tiles, list->query_blocks * tiles.parts, l.heads, l.c, scale);
+}
+
 void cuda_attention(struct backend *be, struct tensor *y, const struct tensor *q, const struct kv_span *spans,
 	int n_spans, const struct block_list *list) {
 	span_list l = span_list_of(spans, n_spans);
 	enum dtype keys = spans[0].store->shape.dtype;
-	int n = (int)(tensor_count(q) / (l.heads * l.c)), row_bytes = (int)(l.c * dtype_bytes(keys));
+	int n = (int)(tensor_count(q) / (l.heads * l.c));
 	float scale = 1.f / sqrtf((float)l.c);
-	query_tiles tiles{n, l.s, 0, l.per_frame};
-	if (list) {
-		if (l.block > TILE) {
-			cuda_latch_text(be, -EINVAL, "attention", "key blocks are at most 64 tokens long on a GPU");
-			return;
-		}
-		list_source source{l, list->index, list->kept, list->query_blocks, TILE / l.block, row_bytes};
-		tiles.block = l.block;
-		attention_launch(be, y, q, keys, source, tiles, list->query_blocks, l.heads, l.c, scale);
-		return;
-	}
-	dense_source source{};
-	source.l = l;
-	source.row_bytes = row_bytes;
-	for (int i = 0; i < n_spans; i++)
-		source.tiles[i + 1] = source.tiles[i] + (int)ceil_div((int64_t)spans[i].count * l.s, TILE);
-	attention_launch(be, y, q, keys, source, tiles, (int)ceil_div(n, TILE), l.heads, l.c, scale);
+	query_tiles tiles{n, l.s, 0, l.per_frame, 1};
+	if (list && l.block > TILE && l.block % TILE)
+		cuda_latch_text(be, -EINVAL, "attention", "key blocks above 64 tokens must be multiples of 64 on a GPU");
+	else if (list && l.block >= TILE)
+		attention_listed<true>(be, y, q, keys, l, tiles, list, scale);
+	else if (list)
+		attention_listed<false>(be, y, q, keys, l, tiles, list, scale);
+	else
+		attention_launch(be, y, q, keys, dense_source{l}, tiles, (int)ceil_div(n, TILE), l.heads, l.c, scale);
 }
 
 void cuda_sdpa(struct backend *be, struct tensor *y, const struct tensor *q, const struct tensor *k,
@@ -86,12 +89,12 @@ void cuda_sdpa(struct backend *be, struct tensor *y, const struct tensor *q, con
 	size_t e = dtype_bytes(k->dtype);
 	plain_source source{};
 	source.k = (const char *)k->data, source.v = (const char *)v->data;
-	source.m = m, source.row_bytes = (int)(heads * c * e), source.head_bytes = (int)(c * e);
+	source.m = m, source.c = c, source.row_elements = heads * c, source.head_bytes = (int)(c * e);
 	source.last = args->last_repeats > 1 ? logf((float)args->last_repeats) : 0.f;
 	if (args->bias) {
 		source.bias = (const float *)args->bias->data;
 		source.reach = (int)(tensor_cols(args->bias) - 1) / 2;
 	}
-	query_tiles tiles{n, n, 0, 1};
+	query_tiles tiles{n, n, 0, 1, 1};
 	attention_launch(be, y, q, k->dtype, source, tiles, (int)ceil_div(n, TILE), heads, c, args->scale);
 }

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The two attention cores, apart from where keys come from. A key source says
- * how many tiles of 64 keys a query tile reads, where each row of a tile lies,
- * and what is added to its logit.
+/* The portable attention cores, apart from where keys come from. A key source says
+ * how many tiles of 64 keys a query tile reads, where each row of a tile lies, and
+ * what is added to its logit.
  *
  * attention_mma: 64 queries x 64 keys, 4 warps of 16 rows, bf16 mma.sync
- * m16n8k16 with f32 accumulators, Q in registers, K and V double-buffered by
- * cp.async, XOR swizzle (row & 7) on 16-byte columns so that ldmatrix meets no
- * bank twice, online softmax in f32 with exp2. Portable: sm_89, sm_90, sm_120.
+ * m16n8k16 with f32 accumulators, Q in registers, two tiles of keys and one of
+ * values by cp.async, swizzled as stores are, so that ldmatrix meets no bank
+ * twice, online softmax in f32 with exp2. 48 KB of shared memory: two CTAs an SM
+ * on sm_89 and sm_120, too.
  *
  * attention_rows: one warp a query, any dtype and head width; the exact f32
  * path for goldens and odd shapes. */
@@ -56,62 +57,72 @@ __device__ __forceinline__ float exp2_fast(float x) {
 	return y;
 }
 
-/* Byte offset of 16-byte column `col` of row `row` in a tile of C channels. */
-template <int C> __device__ __forceinline__ int swizzled(int row, int col) {
-	return (row * (C / 8) + (col ^ (row & 7))) * 16;
+/* Byte offset of 16-byte column `col` of row `row` in a tile of bf16. */
+template <int C> __device__ __forceinline__ int tile_byte(int row, int col) {
+	return (col >> 3) * (TILE * 128) + row * 128 + (((col & 7) ^ (row & 7)) << 4);
+}
+/* Bit r: row r counts. */
+__device__ __forceinline__ uint64_t rows_mask(int valid) {
+	return valid >= 64 ? ~0ull : (1ull << valid) - 1;
 }
 
 /* ---- key sources ---- */
-/* A run of key rows inside a tile: rows at .. at + rows - 1, the first `valid`
- * of them real. Pointers are always readable. */
+/* A run of keys of a tile: rows row .. row + rows - 1 of k and v become rows `at` ..
+ * of the tile, the first `valid` of them real. Pointers are always readable. */
 struct piece {
-	const char *k, *v; /* of the first row */
-	int at, rows, valid;
+	const char *k, *v;
+	int row, at, rows, valid;
 };
 
-/* Every key of the spans, 64 after 64; a tile never crosses a span. */
+/* Every key of the spans, frame after frame, 64 after 64. */
 struct dense_source {
+	static constexpr bool whole = true, plain = false;
 	span_list l;
-	int tiles[KV_SPANS_MAX + 1]; /* before span i; [n] is the total */
-	int row_bytes;
 	__device__ int count() const {
-		return tiles[l.n];
+		return l.start[l.n] * l.tiles;
 	}
 	__device__ int pieces() const {
 		return 1;
 	}
 	__device__ piece get(int, int head, int tile, int) const {
-		int i = (l.n > 1 && tile >= tiles[1]) + (l.n > 2 && tile >= tiles[2]);
-		int64_t first = (int64_t)(tile - tiles[i]) * TILE, all = (int64_t)(l.start[i + 1] - l.start[i]) * l.s;
-		int64_t row = head * l.tokens[i] + (int64_t)l.first[i] * l.s + first;
-		return {l.k[i] + row * row_bytes, l.v[i] + row * row_bytes, 0, TILE, (int)min((int64_t)TILE, all - first)};
+		int in = tile % l.tiles;
+		kv_frame f = span_frame(l, head, tile / l.tiles);
+		return {f.k, f.v, in * TILE, 0, TILE, min(TILE, l.s - in * TILE)};
+	}
+	template <typename K> __device__ int64_t at(int row, int ch) const {
+		return kv_at<K>(l.c, row, ch);
 	}
 	__device__ float bonus(int, int, int) const {
 		return 0.f;
 	}
 };
 
-/* The key blocks of a list; as many as fit go into one tile. */
-struct list_source {
+/* The key blocks of a list: as many as fit go into one tile (WHOLE false), or each
+ * is one or several tiles (WHOLE true). */
+template <bool WHOLE> struct list_source {
+	static constexpr bool whole = WHOLE, plain = false;
 	span_list l;
 	const int32_t *index; /* [heads, query blocks, kept] */
-	int kept, query_blocks, per_tile, row_bytes;
+	int kept, query_blocks;
+	int per_tile, parts;  /* blocks a tile, tiles a block: one of them is 1 */
 	__device__ int count() const {
-		return (kept + per_tile - 1) / per_tile;
+		return WHOLE ? kept * parts : (kept + per_tile - 1) / per_tile;
 	}
 	__device__ int pieces() const {
-		return per_tile;
+		return WHOLE ? 1 : per_tile;
 	}
 	__device__ piece get(int query_block, int head, int tile, int e) const {
-		int at = tile * per_tile + e, rows = e + 1 < per_tile ? l.block : TILE - e * l.block;
-		if (at >= kept)
-			return {l.k[0], l.v[0], e * l.block, rows, 0};
-		int block = index[((int64_t)head * query_blocks + query_block) * kept + at];
-		int frame = block / l.per_frame, in = block % l.per_frame, slot;
-		int i = span_find(l, frame, &slot);
-		int64_t row = head * l.tokens[i] + (int64_t)slot * l.s + in * l.block;
-		return {l.k[i] + row * row_bytes, l.v[i] + row * row_bytes, e * l.block, rows,
-			min(l.block, l.s - in * l.block)};
+		int entry = WHOLE ? tile / parts : tile * per_tile + e, part = WHOLE ? tile % parts : 0, at = WHOLE ? 0 : e * l.block;
+		int rows = WHOLE ? TILE : e + 1 < per_tile ? l.block : TILE - at;
+		if (entry >= kept)
+			return {l.k[0], l.v[0], 0, at, rows, 0};
+		int block = index[((int64_t)head * query_blocks + query_block) * kept + entry], in = block % l.per_frame * l.block;
+		kv_frame f = span_frame(l, head, block / l.per_frame);
+		int valid = min(rows, min(l.block, l.s - in) - part * TILE);
+		return {f.k, f.v, valid > 0 ? in + part * TILE : 0, at, rows, max(valid, 0)};
+	}
+	template <typename K> __device__ int64_t at(int row, int ch) const {
+		return kv_at<K>(l.c, row, ch);
 	}
 	__device__ float bonus(int, int, int) const {
 		return 0.f;
@@ -119,11 +130,13 @@ struct list_source {
 };
 
 /* Rows of plain matrices [m, heads * c]; optional repeats of the last key, optional
- * bias by distance. row_bytes is the stride of a row, head_bytes of a head. */
+ * bias by distance. */
 struct plain_source {
+	static constexpr bool whole = false, plain = true;
 	const char *k, *v;
 	const float *bias; /* [heads, 2 * reach + 1] or NULL */
-	int m, row_bytes, head_bytes, reach;
+	int m, c, reach;
+	int row_elements, head_bytes; /* from row to row, from head to head */
 	float last; /* log of how often the last key stands */
 	__device__ int count() const {
 		return (m + TILE - 1) / TILE;
@@ -132,8 +145,11 @@ struct plain_source {
 		return 1;
 	}
 	__device__ piece get(int, int head, int tile, int) const {
-		int64_t at = (int64_t)tile * TILE * row_bytes + (int64_t)head * head_bytes;
-		return {k + at, v + at, 0, TILE, min(TILE, m - tile * TILE)};
+		int64_t at = (int64_t)head * head_bytes;
+		return {k + at, v + at, tile * TILE, 0, TILE, min(TILE, m - tile * TILE)};
+	}
+	template <typename K> __device__ int64_t at(int row, int ch) const {
+		return (int64_t)row * row_elements + ch;
 	}
 	__device__ float bonus(int head, int query, int key) const {
 		float b = key == m - 1 ? last : 0.f;
@@ -145,26 +161,33 @@ struct plain_source {
 
 /* ---- mma core ---- */
 template <int C> constexpr size_t mma_shared_bytes() {
-	return (size_t)TILE * C * 2 * 4 + 2 * TILE * sizeof(float);
+	return (size_t)TILE * C * 2 * 3;
 }
 
-/* Starts the loads of one tile; mask[r] becomes 0 for a row that counts, NEVER else. */
+/* Starts the loads of one tile of keys or of values; returns which rows count. */
 template <int C, class S>
-__device__ __forceinline__ void load_tile(char *k, char *v, float *mask, const S &source, int query_block, int head,
-	int tile) {
+__device__ __forceinline__ uint64_t load_tile(char *to, const S &source, bool values, int query_block, int head, int tile) {
+	if constexpr (S::whole) { /* a tile as it lies in the store */
+		piece p = source.get(query_block, head, tile, 0);
+		const char *from = (values ? p.v : p.k) + (int64_t)p.row * (C * 2) + threadIdx.x * 16;
+#pragma unroll
+		for (int i = 0; i < TILE * C * 2 / (128 * 16); i++)
+			copy16(to + threadIdx.x * 16 + i * 2048, from + i * 2048, true);
+		return rows_mask(p.valid);
+	}
+	uint64_t mask = 0;
 	for (int e = 0; e < source.pieces(); e++) {
 		piece p = source.get(query_block, head, tile, e);
-		for (int i = threadIdx.x; i < p.rows * (C / 8); i += blockDim.x) {
+		const __nv_bfloat16 *from = (const __nv_bfloat16 *)(values ? p.v : p.k);
+		for (int i = threadIdx.x; i < p.rows * (C / 8); i += 128) {
 			int r = i / (C / 8), col = i % (C / 8);
 			bool ok = r < p.valid;
-			int64_t from = ok ? (int64_t)r * source.row_bytes + col * 16 : 0;
-			int to = swizzled<C>(p.at + r, col);
-			copy16(k + to, p.k + from, ok);
-			copy16(v + to, p.v + from, ok);
+			copy16(to + tile_byte<C>(p.at + r, col),
+				from + source.template at<__nv_bfloat16>(p.row + (ok ? r : 0), col * 8), ok);
 		}
-		for (int r = threadIdx.x; r < p.rows; r += blockDim.x)
-			mask[p.at + r] = r < p.valid ? 0.f : NEVER;
+		mask |= rows_mask(p.valid) << p.at;
 	}
+	return mask;
 }
 
 /* One warp's 16 rows of scores for a tile: s[n][..] over 8 groups of 8 keys. */
@@ -180,7 +203,7 @@ __device__ __forceinline__ void score_tile(float s[8][4], const uint32_t q[C / 1
 #pragma unroll
 		for (int n = 0; n < 8; n += 2) {
 			uint32_t b[4];
-			ldmatrix4(b, smem_address(k + swizzled<C>(n * 8 + row, kk * 2 + half)));
+			ldmatrix4(b, smem_address(k + tile_byte<C>(n * 8 + row, kk * 2 + half)));
 			mma_bf16(s[n], q[kk], b[0], b[1]);
 			mma_bf16(s[n + 1], q[kk], b[2], b[3]);
 		}
@@ -198,16 +221,16 @@ __device__ __forceinline__ void value_tile(float o[C / 8][4], const float s[8][4
 #pragma unroll
 		for (int n = 0; n < C / 8; n += 2) {
 			uint32_t b[4];
-			ldmatrix4_transposed(b, smem_address(v + swizzled<C>(kk * 16 + row, n + half)));
+			ldmatrix4_transposed(b, smem_address(v + tile_byte<C>(kk * 16 + row, n + half)));
 			mma_bf16(o[n], a, b[0], b[1]);
 			mma_bf16(o[n + 1], a, b[2], b[3]);
 		}
 	}
 }
 
-/* Online softmax of one tile: s becomes exp2 probabilities, o is rescaled. */
+/* Online softmax of one tile: s becomes 2^(s * unit) probabilities, o is rescaled. */
 template <int C>
-__device__ __forceinline__ void softmax_tile(float s[8][4], float o[C / 8][4], float top[2], float sum[2]) {
+__device__ __forceinline__ void softmax_tile(float s[8][4], float o[C / 8][4], float top[2], float sum[2], float unit) {
 #pragma unroll
 	for (int r = 0; r < 2; r++) {
 		float high = top[r];
@@ -216,12 +239,12 @@ __device__ __forceinline__ void softmax_tile(float s[8][4], float o[C / 8][4], f
 			high = fmaxf(high, fmaxf(s[n][2 * r], s[n][2 * r + 1]));
 		high = fmaxf(high, __shfl_xor_sync(~0u, high, 1));
 		high = fmaxf(high, __shfl_xor_sync(~0u, high, 2));
-		float keep = exp2_fast(top[r] - high), part = 0.f;
+		float keep = exp2_fast((top[r] - high) * unit), part = 0.f, less = high * unit;
 		top[r] = high;
 #pragma unroll
 		for (int n = 0; n < 8; n++) {
-			s[n][2 * r] = exp2_fast(s[n][2 * r] - high);
-			s[n][2 * r + 1] = exp2_fast(s[n][2 * r + 1] - high);
+			s[n][2 * r] = exp2_fast(fmaf(s[n][2 * r], unit, -less));
+			s[n][2 * r + 1] = exp2_fast(fmaf(s[n][2 * r + 1], unit, -less));
 			part += s[n][2 * r] + s[n][2 * r + 1];
 		}
 		sum[r] = sum[r] * keep + part;
@@ -233,84 +256,46 @@ __device__ __forceinline__ void softmax_tile(float s[8][4], float o[C / 8][4], f
 	}
 }
 
-/* Grid: query tiles, heads; 128 threads. q and y [n, heads * C]. Query tile t is
- * tokens first_of(t) .. + rows_of(t). */
+/* Rows that do not count get NEVER. */
+__device__ __forceinline__ void mask_tile(float s[8][4], uint64_t mask, int lane) {
+	mask >>= (lane & 3) * 2;
+#pragma unroll
+	for (int n = 0; n < 8; n++) {
+#pragma unroll
+		for (int i = 0; i < 4; i++)
+			s[n][i] = mask >> (n * 8 + (i & 1)) & 1 ? s[n][i] : NEVER;
+	}
+}
+
+/* Query tile t is part t % parts of block t / parts: tokens first(t) .. + rows(t);
+ * block 0: 64 after 64 of n. */
 struct query_tiles {
-	int n, s, block, per_frame; /* block 0: 64 after 64 */
+	int n, s, block, per_frame, parts;
+	__device__ int list(int t) const {
+		return block ? t / parts : t;
+	}
 	__device__ int first(int t) const {
-		return block ? t / per_frame * s + t % per_frame * block : t * TILE;
+		int b = t / parts;
+		return block ? b / per_frame * s + b % per_frame * block + t % parts * TILE : t * TILE;
 	}
 	__device__ int rows(int t) const {
-		return block ? min(block, s - t % per_frame * block) : min(TILE, n - t * TILE);
+		return block ? min(TILE, min(block, s - t / parts % per_frame * block) - t % parts * TILE) : min(TILE, n - t * TILE);
 	}
 };
 
-template <int C, class S>
-__global__ void __launch_bounds__(128) attention_mma_kernel(__nv_bfloat16 *y, const __nv_bfloat16 *q, const S source,
-	const query_tiles tiles, int heads, float scale) {
-	extern __shared__ __align__(128) char shared[];
-	constexpr int bytes = TILE * C * 2;
-	char *k[2] = {shared, shared + bytes}, *v[2] = {shared + 2 * bytes, shared + 3 * bytes};
-	float *mask[2] = {(float *)(shared + 4 * bytes), (float *)(shared + 4 * bytes) + TILE};
-	int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, head = blockIdx.y, tile = blockIdx.x;
-	int first = tiles.first(tile), rows = tiles.rows(tile), count = source.count();
-	bool busy = warp * 16 < rows;
-
-	/* Q through the second key buffer into registers. */
-	for (int i = threadIdx.x; i < TILE * (C / 8); i += 128) {
-		int r = i / (C / 8), col = i % (C / 8);
-		bool ok = r < rows;
-		copy16(k[1] + swizzled<C>(r, col), q + ((int64_t)(first + (ok ? r : 0)) * heads + head) * C + col * 8, ok);
-	}
-	copy_commit();
-	load_tile<C>(k[0], v[0], mask[0], source, tile, head, 0);
-	copy_commit();
-	copy_wait<1>();
-	__syncthreads();
-	uint32_t qf[C / 16][4];
-#pragma unroll
-	for (int kk = 0; kk < C / 16; kk++)
-		ldmatrix4(qf[kk], smem_address(k[1] + swizzled<C>(warp * 16 + (lane & 15), kk * 2 + (lane >> 4))));
-	__syncthreads();
-
-	float o[C / 8][4], top[2] = {NEVER, NEVER}, sum[2] = {0.f, 0.f}, s[8][4];
-#pragma unroll
-	for (int n = 0; n < C / 8; n++)
-		o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0.f;
-	scale *= 1.4426950408889634f;
-	for (int j = 0; j < count; j++) {
-		int at = j & 1;
-		if (j + 1 < count)
-			load_tile<C>(k[at ^ 1], v[at ^ 1], mask[at ^ 1], source, tile, head, j + 1);
-		copy_commit();
-		copy_wait<1>();
-		__syncthreads();
-		if (busy) {
-			score_tile<C>(s, qf, k[at], lane);
-#pragma unroll
-			for (int n = 0; n < 8; n++) {
-#pragma unroll
-				for (int i = 0; i < 4; i++) {
-					int key = n * 8 + (lane & 3) * 2 + (i & 1);
-					int row = first + warp * 16 + (lane >> 2) + (i >> 1) * 8;
-					s[n][i] = s[n][i] * scale + mask[at][key] +
-						1.4426950408889634f * source.bonus(head, row, j * TILE + key);
-				}
-			}
-			softmax_tile<C>(s, o, top, sum);
-			value_tile<C>(o, s, v[at], lane);
-		}
-		__syncthreads();
-	}
+/* Writes a warp's 16 rows, the first `rows` of the CTA's 64. */
+template <int C>
+__device__ __forceinline__ void store_rows16(__nv_bfloat16 *y, const float o[C / 8][4], const float sum[2], int warp, int lane,
+	int rows, int64_t stride) {
 #pragma unroll
 	for (int r = 0; r < 2; r++) {
-		sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
-		sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
+		float all = sum[r] + __shfl_xor_sync(~0u, sum[r], 1);
+		all += __shfl_xor_sync(~0u, all, 2);
 		int row = warp * 16 + (lane >> 2) + r * 8;
 		if (row >= rows)
 			continue;
-		float inv = 1.f / sum[r];
-		__nv_bfloat16 *out = y + ((int64_t)(first + row) * heads + head) * C + (lane & 3) * 2;
+		float inv = 1.f / all;
+		__nv_bfloat16 *out = y + row * stride + (lane & 3) * 2;
 #pragma unroll
 		for (int n = 0; n < C / 8; n++)
 			*reinterpret_cast<__nv_bfloat162 *>(out + n * 8) =
@@ -318,8 +303,95 @@ __global__ void __launch_bounds__(128) attention_mma_kernel(__nv_bfloat16 *y, co
 	}
 }
 
+/* Grid: query tiles, heads; 128 threads. q and y [n, heads * C]. */
+template <int C, class S>
+__global__ void __launch_bounds__(128) attention_mma_kernel(__nv_bfloat16 *y, const __nv_bfloat16 *q, const S source,
+	const query_tiles tiles, int heads, float scale) {
+	extern __shared__ __align__(128) char shared[];
+	constexpr int bytes = TILE * C * 2;
+	char *v = shared + 2 * bytes;
+	int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, head = blockIdx.y;
+	int first = tiles.first(blockIdx.x), rows = tiles.rows(blockIdx.x), list = tiles.list(blockIdx.x), count = source.count();
+	bool busy = warp * 16 < rows;
+	if (rows <= 0)
+		return;
+
+	/* Q through the second key buffer into registers. */
+	for (int i = threadIdx.x; i < TILE * (C / 8); i += 128) {
+		int r = i / (C / 8), col = i % (C / 8);
+		bool ok = r < rows;
+		copy16(shared + bytes + tile_byte<C>(r, col), q + ((int64_t)(first + (ok ? r : 0)) * heads + head) * C + col * 8, ok);
+	}
+	uint64_t mask = load_tile<C>(shared, source, false, list, head, 0), next = mask;
+	copy_commit();
+	copy_wait<0>();
+	__syncthreads();
+	uint32_t qf[C / 16][4];
+#pragma unroll
+	for (int kk = 0; kk < C / 16; kk++)
+		ldmatrix4(qf[kk], smem_address(shared + bytes + tile_byte<C>(warp * 16 + (lane & 15), kk * 2 + (lane >> 4))));
+	__syncthreads();
+
+	float o[C / 8][4], top[2] = {NEVER, NEVER}, sum[2] = {0.f, 0.f}, s[8][4];
+#pragma unroll
+	for (int n = 0; n < C / 8; n++)
+		o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0.f;
+	constexpr float log2e = 1.4426950408889634f;
+	float unit = S::plain ? 1.f : scale * log2e;
+	for (int j = 0; j < count; j++, mask = next) {
+		load_tile<C>(v, source, true, list, head, j);
+		copy_commit();
+		if (j + 1 < count)
+			next = load_tile<C>(shared + (~j & 1) * bytes, source, false, list, head, j + 1);
+		copy_commit();
+		if (busy) {
+			score_tile<C>(s, qf, shared + (j & 1) * bytes, lane);
+			if constexpr (S::plain) {
+#pragma unroll
+				for (int n = 0; n < 8; n++) {
+#pragma unroll
+					for (int i = 0; i < 4; i++) {
+						int key = j * TILE + n * 8 + (lane & 3) * 2 + (i & 1);
+						int row = first + warp * 16 + (lane >> 2) + (i >> 1) * 8;
+						s[n][i] = (s[n][i] * scale + source.bonus(head, row, key)) * log2e;
+					}
+				}
+			}
+			if (mask != ~0ull)
+				mask_tile(s, mask, lane);
+			softmax_tile<C>(s, o, top, sum, unit);
+		}
+		copy_wait<1>();
+		__syncthreads();
+		if (busy)
+			value_tile<C>(o, s, v, lane);
+		copy_wait<0>();
+		__syncthreads();
+	}
+	store_rows16<C>(y + ((int64_t)first * heads + head) * C, o, sum, warp, lane, rows, (int64_t)heads * C);
+}
+
 /* ---- plain core: one warp a query ---- */
 #define ROWS_C_MAX 512
+
+/* Dot of a query with row `row` of the keys. */
+template <typename K, class S>
+__device__ __forceinline__ float row_dot(const float *query, const S &source, const K *k, int row, int c) {
+	float dot = 0.f;
+	if (c % 4) {
+		for (int ch = 0; ch < c; ch++)
+			dot = fmaf(query[ch], to_float(k[source.template at<K>(row, ch)]), dot);
+		return dot;
+	}
+	for (int ch = 0; ch < c; ch += 4) {
+		float4 a = load4(k + source.template at<K>(row, ch));
+		dot = fmaf(query[ch], a.x, dot);
+		dot = fmaf(query[ch + 1], a.y, dot);
+		dot = fmaf(query[ch + 2], a.z, dot);
+		dot = fmaf(query[ch + 3], a.w, dot);
+	}
+	return dot;
+}
 
 /* Grid: queries / 4, heads; 128 threads. The list is indexed by the query's block. */
 template <typename X, typename Y, typename K, class S>
@@ -335,22 +407,18 @@ __global__ void attention_rows_kernel(Y *y, const X *q, const S source, const qu
 		return;
 	int query_block = tiles.block ? token / tiles.s * tiles.per_frame + token % tiles.s / tiles.block : 0;
 	float top = NEVER, sum = 0.f, o[ROWS_C_MAX / 32];
-	int own = (c + 31) / 32;
+	int own = (c + 31) / 32, count = source.count();
 	for (int i = 0; i < own; i++)
 		o[i] = 0.f;
-	for (int j = 0; j < source.count(); j++) {
+	for (int j = 0; j < count; j++) {
 		for (int e = 0; e < source.pieces(); e++) {
 			piece p = source.get(query_block, head, j, e);
 			for (int first = 0; first < p.valid; first += 32) {
 				int r = first + lane;
 				float score = NEVER;
-				if (r < p.valid) {
-					const K *key = (const K *)(p.k + (int64_t)r * source.row_bytes);
-					float dot = 0.f;
-					for (int ch = 0; ch < c; ch++)
-						dot = fmaf(query[warp][ch], to_float(key[ch]), dot);
-					score = dot + source.bonus(head, token, j * TILE + p.at + r);
-				}
+				if (r < p.valid)
+					score = row_dot(query[warp], source, (const K *)p.k, p.row + r, c) +
+						source.bonus(head, token, j * TILE + p.at + r);
 				float high = fmaxf(top, warp_max(score)), keep = expf(top - high);
 				float weight = r < p.valid ? expf(score - high) : 0.f;
 				top = high;
@@ -360,11 +428,11 @@ __global__ void attention_rows_kernel(Y *y, const X *q, const S source, const qu
 				int rows = min(32, p.valid - first);
 				for (int t = 0; t < rows; t++) {
 					float w = __shfl_sync(~0u, weight, t);
-					const K *value = (const K *)(p.v + (int64_t)(first + t) * source.row_bytes);
+					const K *value = (const K *)p.v;
 					for (int i = 0; i < own; i++) {
 						int ch = i * 32 + lane;
 						if (ch < c)
-							o[i] = fmaf(w, to_float(value[ch]), o[i]);
+							o[i] = fmaf(w, to_float(value[source.template at<K>(p.row + first + t, ch)]), o[i]);
 					}
 				}
 			}

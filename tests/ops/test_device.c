@@ -3,7 +3,9 @@
  * with the same random numbers, and what it emits is compared. A plain program,
  * so that it runs on a bare GPU machine: one line a case, exit 77 without a GPU.
  *
- *	test_device [cuda[:N]]
+ *	test_device [cuda[:N] [CASE]]
+ *
+ * CASE: only cases with this in their name.
  *
  * Tolerances: f32 sums of up to K terms in another order differ by about
  * sqrt(K) * 2^-24 of the largest term; 2e-5 covers K = 9216 with room. bf16
@@ -21,6 +23,12 @@
 
 #define EMIT_MAX (1 << 22) /* floats a case may emit */
 #define HELD_MAX 256
+#define PARTS_MAX 64
+
+/* One emitted tensor: each is compared by itself, over its own peak. */
+struct part {
+	int64_t first, count, rows, cols; /* cols: of the last dimension; rows: of the one before */
+};
 
 struct run {
 	struct backend *be;
@@ -33,6 +41,8 @@ struct run {
 	int held_count;
 	float *emitted;
 	int64_t emitted_count;
+	struct part part[PARTS_MAX];
+	int parts;
 };
 
 static float uniform(struct run *r) {
@@ -91,6 +101,15 @@ static struct tensor filled(
 #define F32(r, ...) filled(r, DTYPE_F32, 1.f, DIMS(__VA_ARGS__))
 #define OUT(r, ...) make(r, (r)->act, DIMS(__VA_ARGS__))
 
+/* The last n emitted numbers are a part. */
+static void end_part(struct run *r, int64_t n, int64_t rows, int64_t cols) {
+	if (r->parts == PARTS_MAX) {
+		fprintf(stderr, "test_device: a case emits too many tensors\n");
+		exit(1);
+	}
+	r->part[r->parts++] = (struct part){r->emitted_count - n, n, rows, cols};
+}
+
 static void emit(struct run *r, const struct tensor *t) {
 	int64_t n = tensor_count(t);
 	struct tensor plain = *t;
@@ -105,6 +124,7 @@ static void emit(struct run *r, const struct tensor *t) {
 	backend_download(
 		r->be, r->emitted + r->emitted_count, plain.data, (size_t)n * sizeof(float));
 	r->emitted_count += n;
+	end_part(r, n, t->rank > 1 ? t->dim[t->rank - 2] : 1, t->dim[t->rank - 1]);
 }
 
 /* ---- cases ---- */
@@ -245,6 +265,8 @@ static void kv_cycle(struct run *r, struct kv_case k, int keep, int keep_frames)
 	 * indices count as numbers: one wrong entry is an error of at least 1 / blocks. */
 	for (int64_t i = 0; r->lists && i < entries; i++)
 		r->emitted[r->emitted_count++] = (float)index[i];
+	if (r->lists)
+		end_part(r, entries, blocks, keep);
 	/* The same list on both sides for the sparse attention: every third block. */
 	int all = (1 + k.slots) * per;
 	for (int64_t i = 0; i < entries; i++)
@@ -266,6 +288,28 @@ static void kv_wide(struct run *r) {
 }
 static void kv_narrow(struct run *r) {
 	kv_cycle(r, (struct kv_case){3, 16, 24, 8, 6, 2, 2}, 4, 3);
+}
+
+/* Frames that leave most of their last tile of keys empty; blocks of 64, 128, 16;
+ * a block of one key; a list of everything. */
+static void kv_tiles(struct run *r) {
+	kv_cycle(r, (struct kv_case){2, 128, 100, 64, 6, 2, 2}, 3, 3);
+	kv_cycle(r, (struct kv_case){2, 128, 65, 64, 3, 0, 1}, 1, 0);
+}
+static void kv_blocks_128(struct run *r) {
+	kv_cycle(r, (struct kv_case){2, 128, 280, 128, 6, 4, 2}, 5, 3);
+	kv_cycle(r, (struct kv_case){3, 64, 200, 128, 3, 1, 1}, 3, 0);
+}
+static void kv_blocks_16(struct run *r) {
+	kv_cycle(r, (struct kv_case){2, 128, 100, 16, 6, 3, 3}, 9, 3);
+}
+static void kv_full_list(struct run *r) {
+	kv_cycle(r, (struct kv_case){2, 128, 100, 64, 4, 2, 2}, 10, 0);
+	kv_cycle(r, (struct kv_case){1, 128, 150, 128, 4, 2, 2}, 10, 0);
+}
+/* As many keys as a model sees, fewer heads. */
+static void kv_long(struct run *r) {
+	kv_cycle(r, (struct kv_case){1, 128, 1560, 64, 6, 3, 3}, 25, 3);
 }
 
 static void text_attention(struct run *r) {
@@ -367,6 +411,7 @@ static void color(struct run *r) {
 	backend_download(r->be, bytes, yuv.data, sizeof bytes);
 	for (size_t i = 0; i < sizeof bytes; i++)
 		r->emitted[r->emitted_count++] = (float)bytes[i];
+	end_part(r, sizeof bytes, 2, 72);
 }
 
 static const struct {
@@ -383,6 +428,11 @@ static const struct {
 	{"kv and attention, demo size", kv_demo, 2e-5, 2e-2, 0},
 	{"kv and attention, 128 wide", kv_wide, 2e-5, 2e-2, 0},
 	{"kv and attention, 16 wide", kv_narrow, 2e-5, 2e-2, 0},
+	{"kv and attention, tiles", kv_tiles, 2e-5, 2e-2, 0},
+	{"kv and attention, blocks of 128", kv_blocks_128, 2e-5, 2e-2, 0},
+	{"kv and attention, blocks of 16", kv_blocks_16, 2e-5, 2e-2, 0},
+	{"kv and attention, all listed", kv_full_list, 2e-5, 2e-2, 0},
+	{"kv and attention, long", kv_long, 2e-5, 2e-2, 0},
 	{"text and plain attention", text_attention, 2e-5, 2e-2, 0},
 	{"convolutions", convolutions, 2e-5, 2e-2, 0},
 	{"latents, sampler, noise", latents, 2e-5, 2e-2, 0},
@@ -392,22 +442,56 @@ static const struct {
 static void run_case(struct run *r, void (*body)(struct run *), struct error *e) {
 	r->random = 42;
 	r->emitted_count = 0;
+	r->parts = 0;
 	body(r);
 	backend_sync(r->be, e);
 	while (r->held_count)
 		backend_free(r->be, r->held[--r->held_count]);
 }
 
+/* The first places where a part is off: row and column of its last two dimensions. */
+static void explain(const struct run *cpu, const struct run *gpu, int i, double tolerance) {
+	const struct part *p = &cpu->part[i];
+	const float *want = cpu->emitted + p->first, *got = gpu->emitted + p->first;
+	double peak = 1e-30;
+	int64_t wrong = 0;
+	for (int64_t k = 0; k < p->count; k++)
+		peak = fabs((double)want[k]) > peak ? fabs((double)want[k]) : peak;
+	for (int64_t k = 0; k < p->count; k++) {
+		if (fabs((double)got[k] - (double)want[k]) <= tolerance * peak)
+			continue;
+		if (wrong++ < 6)
+			printf("    [%d][%d][%d] %.6g, want %.6g\n", (int)(k / p->cols / p->rows),
+				(int)(k / p->cols % p->rows), (int)(k % p->cols), (double)got[k],
+				(double)want[k]);
+	}
+	printf("    %d of %d wrong, tensor %d of %d, peak %.3g\n", (int)wrong, (int)p->count, i + 1,
+		cpu->parts, peak);
+}
+
 static int check(struct run *cpu, struct run *gpu, size_t i, const char *mode, double tolerance) {
 	struct error e = {0};
 	run_case(cpu, cases[i].run, &e);
 	run_case(gpu, cases[i].run, &e);
-	double worst = e.code || cpu->emitted_count != gpu->emitted_count || gpu->emitted_count == 0
-			       ? INFINITY
-			       : compare_max(gpu->emitted, cpu->emitted, cpu->emitted_count);
+	bool alike = !e.code && cpu->parts == gpu->parts && cpu->parts > 0 &&
+		     cpu->emitted_count == gpu->emitted_count;
+	double worst = alike ? 0 : INFINITY;
+	int at = 0;
+	for (int p = 0; alike && p < cpu->parts; p++) {
+		int64_t first = cpu->part[p].first;
+		double far = compare_max(
+			gpu->emitted + first, cpu->emitted + first, cpu->part[p].count);
+		if (far > worst) {
+			worst = far;
+			at = p;
+		}
+	}
 	bool ok = worst <= tolerance;
-	printf("%-30s %-5s %.3e of %.0e %s%s%s\n", cases[i].name, mode, worst, tolerance,
+	printf("%-32s %-5s %.3e of %.0e %s%s%s\n", cases[i].name, mode, worst, tolerance,
 		ok ? "ok" : "FAIL", e.code ? ": " : "", e.text);
+	if (!ok && alike)
+		explain(cpu, gpu, at, tolerance);
+	fflush(stdout);
 	backend_clear(gpu->be);
 	return ok ? 0 : 1;
 }
@@ -430,6 +514,8 @@ int main(int argc, char **argv) {
 	gpu.emitted = malloc(EMIT_MAX * sizeof(float));
 	int failed = 0, ran = 0;
 	for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+		if (argc > 2 && !strstr(cases[i].name, argv[2]))
+			continue;
 		cpu.lists = gpu.lists = true;
 		gpu.act = DTYPE_F32, gpu.precision = PRECISION_F32;
 		failed += check(&cpu, &gpu, i, "f32", cases[i].f32);
