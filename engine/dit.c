@@ -11,6 +11,8 @@
 
 #include "engine/dit_impl.h"
 
+#define TEXT_UNIT 64 /* rows */
+
 /* ---- creation ------------------------------------------------------------- */
 
 static void timestep_add(struct dit *d, double t) {
@@ -40,6 +42,7 @@ static void dtypes_choose(struct dit *d) {
 	d->act = f32 ? DTYPE_F32 : info.activation;
 	d->kv = f32 ? DTYPE_F32 : info.kv;
 	d->input = d->act;
+	d->text_unit = strcmp(info.kind, "cuda") == 0 ? TEXT_UNIT : 1;
 	if (d->precision == PRECISION_FP8 && strcmp(info.kind, "cuda") == 0)
 		d->input = DTYPE_FP8_E4M3;
 }
@@ -143,12 +146,20 @@ static struct text_work text_work_carve(const struct dit *d, int rows, struct ar
 	};
 }
 
+/* Rows that are kept of `rows` and the padding behind them. On a GPU a multiple of
+ * what attention reads at once: that costs nothing, and what was recorded under
+ * one prompt serves others. */
+static int text_rows(const struct dit *d, int rows) {
+	int n = (rows / d->text_unit + 1) * d->text_unit;
+	return n < d->c.text_len ? n : d->c.text_len;
+}
+
 void dit_text_set(const struct dit *d, struct dit_text *t, const struct tensor *context,
 	struct arena *scratch) {
 	const struct ops *ops = d->ops;
-	int rows = (int)context->dim[0], padding = d->c.text_len - rows;
-	t->rows = padding > 0 ? rows + 1 : rows;
-	t->last_repeats = padding;
+	int rows = (int)context->dim[0], whole = d->c.text_len;
+	t->rows = text_rows(d, rows);
+	t->last_repeats = whole > rows ? whole - t->rows + 1 : 0;
 	size_t mark = arena_mark(scratch);
 	struct text_work w = text_work_carve(d, t->rows, scratch);
 	backend_zero(d->be, w.padded.data, tensor_bytes(&w.padded));
@@ -380,6 +391,27 @@ static void feed_forward(const struct dit *d, int l, int timestep, struct work *
 		     : block_entry(d, &next, timestep, l + 1, MOD_SHIFT_SA, MOD_SCALE_SA));
 }
 
+static void forward_enqueue(const struct dit *d, const struct dit_pass *pass, int timestep,
+	struct work *w) {
+	struct entry first;
+	d->ops->patchify(d->be, &w->patches, pass->x, d->c.patch_h, d->c.patch_w);
+	d->ops->linear(d->be, &w->x, &w->patches, d->patch, ACT_NONE);
+	block_entry(d, &first, timestep, 0, MOD_SHIFT_SA, MOD_SCALE_SA);
+	d->ops->norm_modulate(d->be, &w->y, &w->x, &first.scale, &first.shift, d->c.eps);
+	for (int l = 0; l < d->c.layers; l++) {
+		bool keys_only = !pass->flow && l + 1 == d->c.layers;
+		self_attention(d, pass, l, timestep, w, keys_only);
+		if (keys_only)
+			break;
+		cross_attention(d, pass->text, l, timestep, w);
+		feed_forward(d, l, timestep, w);
+	}
+	if (!pass->flow)
+		return;
+	d->ops->linear(d->be, &w->patches, &w->q, d->head, ACT_NONE);
+	d->ops->unpatchify(d->be, pass->flow, &w->patches, d->c.patch_h, d->c.patch_w);
+}
+
 int dit_forward(
 	const struct dit *d, const struct dit_pass *pass, struct arena *scratch, struct error *e) {
 	int timestep = 0;
@@ -392,26 +424,8 @@ int dit_forward(
 	size_t mark = arena_mark(scratch);
 	struct work w = work_carve(d, t->frames, t->plan.blocks_per_frame, t->plan.keep, scratch);
 	int r = arena_failed(scratch, e);
-	if (r == 0) {
-		d->ops->patchify(d->be, &w.patches, pass->x, d->c.patch_h, d->c.patch_w);
-		d->ops->linear(d->be, &w.x, &w.patches, d->patch, ACT_NONE);
-		struct entry first;
-		block_entry(d, &first, timestep, 0, MOD_SHIFT_SA, MOD_SCALE_SA);
-		d->ops->norm_modulate(d->be, &w.y, &w.x, &first.scale, &first.shift, d->c.eps);
-		for (int l = 0; l < d->c.layers; l++) {
-			bool keys_only = !pass->flow && l + 1 == d->c.layers;
-			self_attention(d, pass, l, timestep, &w, keys_only);
-			if (keys_only)
-				break;
-			cross_attention(d, pass->text, l, timestep, &w);
-			feed_forward(d, l, timestep, &w);
-		}
-		if (pass->flow) {
-			d->ops->linear(d->be, &w.patches, &w.q, d->head, ACT_NONE);
-			d->ops->unpatchify(
-				d->be, pass->flow, &w.patches, d->c.patch_h, d->c.patch_w);
-		}
-	}
+	if (r == 0)
+		forward_enqueue(d, pass, timestep, &w);
 	arena_reset(scratch, mark);
 	return r;
 }

@@ -38,6 +38,7 @@ struct dit {
 	enum dtype act; /* activations */
 	enum dtype input; /* activations that enter a block's linear */
 	enum dtype kv;
+	int text_unit; /* rows of text come in multiples of it */
 	int timesteps;
 	double timestep[DIT_TIMESTEPS_MAX];
 	struct linear *patch, *text_in, *text_out, *head;
