@@ -184,7 +184,8 @@ static void result_print(struct bench *b, double load_s) {
 		i->window_frames);
 	printf(" \"fps\": %.3f, \"chunk_ms_p50\": %.3f, \"chunk_frames\": %d, \"kept_blocks\": %d, "
 	       "\"visible_blocks\": %d, \"first_frame_ms\": %.2f,\n \"load_s\": %.2f, "
-	       "\"weights_gib\": %.3f, \"allocated_gib\": %.3f, \"vram_gib\": %.3f,\n \"chunk_ms\": "
+	       "\"weights_gib\": %.3f, \"allocated_gib\": %.3f, \"vram_gib\": %.3f,\n "
+	       "\"chunk_ms\": "
 	       "[",
 		b->fps, median(b->chunk_ms, b->o.chunks), i->chunk_frames, b->last.kept_blocks,
 		b->last.visible_blocks, median(b->start_ms, b->o.starts), load_s,
@@ -196,9 +197,10 @@ static void result_print(struct bench *b, double load_s) {
 }
 
 int main(int argc, char **argv) {
-	static struct bench b = {.o = {.engine = {.model_dir = "random:wan-1.3b", .backend = "auto"},
-					 .chunks = 12,
-					 .starts = 3}};
+	static struct bench b = {
+		.o = {.engine = {.model_dir = "random:wan-1.3b", .backend = "auto"},
+			.chunks = 12,
+			.starts = 3}};
 	if (options_parse(&b.o, argc, argv) < 0)
 		return usage();
 	struct error e = {0};

@@ -533,5 +533,5 @@ int main(int argc, char **argv) {
 	free(gpu.emitted);
 	backend_destroy(cpu.be);
 	backend_destroy(gpu.be);
-	return failed ? 1 : 0;
+	return failed || ran == 0 ? 1 : 0;
 }
