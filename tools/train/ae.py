@@ -5,7 +5,8 @@
 
 Trains TAEHV on rendered clips: L1 at three scales, gradients and squares, heavier on the subject and on falling rain
 and snow, with noise on the latents and limits on their mean and variance. Colours are drawn at random for part of the
-clips, so that it keeps any colour. Writes DIR/ae.safetensors, DIR/ae.json and DIR/ae.png (left rendered, right back
+clips, so that it keeps any colour. With --thaw the decoder waits until the encoder fits it: for weights whose encoder
+was lost or is another's. Writes DIR/ae.safetensors, DIR/ae.json and DIR/ae.png (left rendered, right back
 from latents).
 """
 
@@ -54,13 +55,14 @@ def render_pool(count: int, seed: int, batch: int) -> Tensor:
 class AutoencoderJob:
     """One step: encode, add noise, decode, compare."""
 
-    def __init__(self, ae: TAEHV, pool: Tensor, batch: int) -> None:
-        self.ae, self.pool, self.batch = ae, pool, batch
-        self.flat = FlatParameters([ae])
+    def __init__(self, ae: TAEHV, pool: Tensor, batch: int, thaw: int = 0, eager: bool = False) -> None:
+        self.ae, self.pool, self.batch, self.thaw, self.steps = ae, pool, batch, thaw, 0
+        self.flat = FlatParameters([ae.encoder, ae.decoder])
+        self.decoder_grad = self.flat.grad[sum(p.numel() for p in ae.encoder.parameters()):]
         self.stats = torch.zeros(4, device=DEVICE)
         self.input = torch.zeros(batch, CLIP_FRAMES, *pool.shape[2:], dtype=torch.uint8, device=DEVICE)
         self.encode, self.decode = ae.encode, ae.decode
-        if CUDA:
+        if CUDA and not eager:
             self.encode, self.decode = (torch.compile(f, dynamic=False) for f in (ae.encode, ae.decode))
         self.step = Captured(self._body, "ae", self._plain)
         self.step.prepare()
@@ -77,6 +79,9 @@ class AutoencoderJob:
 
     def run(self) -> None:
         self.step()
+        if self.steps < self.thaw:
+            self.decoder_grad.zero_()
+        self.steps += 1
 
     def _body(self) -> None:
         self.flat.grad.zero_()
@@ -133,6 +138,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="end this call after so many steps, whatever the time")
     parser.add_argument("--clips", type=int, default=4000, help="per process")
     parser.add_argument("--batch", type=int, default=6)
+    parser.add_argument("--thaw", type=int, default=0, help="steps of this call before the decoder learns")
+    parser.add_argument("--eager", action="store_true", help="compile nothing, which pays in calls of a minute or two")
     parser.add_argument("--rate", type=float, default=6e-4)
     parser.add_argument("--test", type=int, default=48, help="clips to score at the end")
     args = parser.parse_args()
@@ -144,7 +151,7 @@ def main() -> None:
         ae.load_state_dict(load_weights(*args.origin))
     pool = render_pool(args.clips, 90000 + 1000000 * RANK, min(48, args.clips))
     log("pool", tuple(pool.shape))
-    job = AutoencoderJob(ae, pool, args.batch)
+    job = AutoencoderJob(ae, pool, args.batch, args.thaw, args.eager)
     path = os.path.join(args.out, "ae.safetensors")
     plan = Plan("ae", args.out, args.seconds - elapsed(), args.to, args.steps, hold=.2, ema=.998,
                 check=100 if CUDA else 1, guess=.03, export=lambda: save_weights(path, ae.state_dict()))
