@@ -13,6 +13,7 @@ Parts, in this order, and what they give (a figure that could not be taken is mi
   ops         attention_sparse15_tflops, attention_dense_tflops, select_us, linear_<precision>_tflops
   peers       peer_*                                          PyTorch in the same run
   client      client_fps, prompt_to_picture_ms                a WebSocket client of the daemon, random wan-1.3b, VP9 beside it
+  encoder     encoder_fps_<N>_threads_speed_<M>               the daemon's VP9 alone: noisy test pictures of that size
   client_demo client_fps_demo                                 the same with the demo model
   sanitizers  sanitizer_errors                                test_device under memcheck, racecheck, initcheck, synccheck
 """
@@ -212,9 +213,9 @@ def peers(r: Run) -> None:
             r.details[name] = value
 
 
-def client_run(r: Run, label: str, model: str, precision: str, chunks: int) -> dict:
-    said = r.call(label, sys.executable, os.path.join(ROOT, "bench", "client.py"), "--model", model, "--backend", r.a.backend, "--precision",
-                  precision, "--chunks", str(chunks), "--prompts", "3" if r.a.quick else "9",
+def client_run(r: Run, label: str, model: str, precision: str, chunks: int, backend: str = "", more: tuple[str, ...] = ()) -> dict:
+    said = r.call(label, sys.executable, os.path.join(ROOT, "bench", "client.py"), "--model", model, "--backend", backend or r.a.backend,
+                  "--precision", precision, "--chunks", str(chunks), "--prompts", "3" if r.a.quick else "9", *(("--", *more) if more else ()),
                   env=dict(LIGHTFORCED=r.program("lightforced")))
     r.details[label] = result = json.loads(said.splitlines()[-1])
     return result
@@ -225,6 +226,14 @@ def client(r: Run) -> None:
     r.put("client_fps", c["client_fps"], "frames/s")
     r.put("prompt_to_picture_ms", c["prompt_to_picture_ms"], "ms")
     r.put("client_encoder_share", c["encoder_share"], "")
+
+
+def encoder(r: Run) -> None:
+    for speed in (6, 8):
+        for threads in (1, 2, 4, 8):
+            c = client_run(r, f"encoder {threads} {speed}", DEMO, "auto", 8, "test:width=832,height=480,chunk_ms=0,noise=40",
+                           ("--encoder-threads", str(threads), "--cpu-used", str(speed)))
+            r.put(f"encoder_fps_{threads}_threads_speed_{speed}", c["client_fps"], "frames/s")
 
 
 def client_demo(r: Run) -> None:
@@ -252,7 +261,7 @@ def sanitizers(r: Run) -> None:
         raise Failure("; ".join(late) or f"{total} errors")
 
 
-PARTS: tuple[Callable[[Run], None], ...] = (device, golden, quality, stream, dense, stages, ops, peers, client, client_demo, sanitizers)
+PARTS: tuple[Callable[[Run], None], ...] = (device, golden, quality, stream, dense, stages, ops, peers, encoder, client, client_demo, sanitizers)
 
 
 def card() -> dict[str, str]:
