@@ -184,9 +184,12 @@ class Daemon:
 
     def wait_ready(self):
         until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until:
-            if self.get('/readyz').status == 200:
-                return
+        while time.monotonic() < until and self.process.poll() is None:
+            try:
+                if self.get('/readyz').status == 200:
+                    return
+            except ConnectionRefusedError:  # it ends, having said why
+                pass
             time.sleep(0.05)
         raise AssertionError('the daemon did not become ready:\n' + self.lines())
 
