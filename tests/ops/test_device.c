@@ -21,7 +21,7 @@
 #include "kernels/backend.h"
 #include "tests/support/compare.h"
 
-#define EMIT_MAX (1 << 22) /* floats a case may emit */
+#define EMIT_MAX (1 << 23) /* floats a case may emit */
 #define HELD_MAX 256
 #define PARTS_MAX 64
 
@@ -479,8 +479,8 @@ static int check(struct run *cpu, struct run *gpu, size_t i, const char *mode, d
 	int at = 0;
 	for (int p = 0; alike && p < cpu->parts; p++) {
 		int64_t first = cpu->part[p].first;
-		double far = compare_max(
-			gpu->emitted + first, cpu->emitted + first, cpu->part[p].count);
+		double far =
+			compare_max(gpu->emitted + first, cpu->emitted + first, cpu->part[p].count);
 		if (far > worst) {
 			worst = far;
 			at = p;
