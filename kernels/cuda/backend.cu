@@ -9,11 +9,11 @@
 
 #include "kernels/backend_impl.h"
 #include "kernels/cuda/common.cuh"
+#include "kernels/gpu.h"
 
 #define MARKS 64
 #define RETIRED_MAX 16
 #define SCRATCH_FIRST ((size_t)64 << 20)
-#define CC_MIN 89
 
 struct cuda_backend {
 	struct backend base;
@@ -274,30 +274,23 @@ static void fill_table(struct ops *o) {
 
 /* 0, or a negative errno with one line that says which and what to do. */
 static int device_pick(struct cuda_backend *c, int device, struct error *e) {
-	int count = 0, runtime = 0, installed = 0;
-	cudaError_t r = cudaGetDeviceCount(&count);
-	cudaRuntimeGetVersion(&runtime);
-	cudaDriverGetVersion(&installed);
-	if (r == cudaErrorInsufficientDriver && installed > 0)
-		return error_set(e, -ENODEV, "the NVIDIA driver speaks CUDA %d.%d, this build needs %d.%d: update the driver or use backend cpu",
-			installed / 1000, installed % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
-	if (r != cudaSuccess || count == 0)
-		return error_set(e, -ENODEV, "no NVIDIA GPU can be used (%s): use backend cpu, or check nvidia-smi",
-			r == cudaSuccess ? "none found" : cudaGetErrorString(r));
-	if (device >= count)
-		return error_set(e, -ENODEV, "cuda:%d does not exist: there %s %d GPU%s, cuda:0%s", device, count == 1 ? "is" : "are",
-			count, count == 1 ? "" : "s", count == 1 ? "" : " and up");
+	struct gpu_found f = {};
+	cudaRuntimeGetVersion(&f.needs);
+	cudaDriverGetVersion(&f.driver);
+	cudaError_t r = cudaGetDeviceCount(&f.count);
+	f.failure = r == cudaSuccess ? nullptr : cudaGetErrorString(r);
+	int code = gpu_usable(&f, device, e);
+	if (code < 0)
+		return code;
 	cudaDeviceProp p;
 	if ((r = cudaSetDevice(device)) != cudaSuccess || (r = cudaGetDeviceProperties(&p, device)) != cudaSuccess)
 		return error_set(e, -EIO, "cuda:%d: %s", device, cudaGetErrorString(r));
 	c->cu.device = device;
-	c->cu.cc = p.major * 10 + p.minor;
+	c->cu.cc = f.capability = p.major * 10 + p.minor;
 	c->cu.processors = p.multiProcessorCount;
-	if (c->cu.cc < CC_MIN)
-		return error_set(e, -ENODEV, "cuda:%d is a %s of compute capability %d.%d: 8.9 or newer is needed, use backend cpu", device,
-			p.name, p.major, p.minor);
+	f.name = p.name;
 	snprintf(c->name, sizeof c->name, "%.60s (cc %d.%d)", p.name, p.major, p.minor);
-	return 0;
+	return gpu_usable(&f, device, e);
 }
 
 struct backend *cuda_backend_create(const struct backend_config *config, int device, struct error *e) {

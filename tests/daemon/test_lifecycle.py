@@ -90,6 +90,11 @@ class Start(unittest.TestCase):
         self.assertEqual(status, 1)
         self.assertIn("fail_load", error)
 
+    def test_a_gpu_that_is_not_there_ends_it(self):
+        status, _, error = run("--listen", "127.0.0.1:0", "--backend", "cuda", CUDA_VISIBLE_DEVICES="")
+        self.assertEqual(status, 1)
+        self.assertRegex(error, "the model cannot be loaded: .*use backend cpu")
+
     def test_the_service_manager_is_told(self):
         with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.bind(folder + "/notify")

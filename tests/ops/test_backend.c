@@ -10,6 +10,7 @@
 
 #include "config.h"
 #include "kernels/backend.h"
+#include "kernels/gpu.h"
 
 struct lines {
 	char text[4][600];
@@ -63,22 +64,62 @@ static void the_isa_limit_is_checked(void **state) {
 	free(kept);
 }
 
-#if !HAVE_CUDA
-static void without_cuda_auto_takes_the_cpu(void **state) {
+/* Each refusal of a GPU is one line that says which and what to do. */
+static void gpus_that_cannot_be_used_are_explained(void **state) {
+	(void)state;
+	static const struct {
+		struct gpu_found found;
+		int device;
+		const char *which, *fix;
+	} bad[] = {
+		{{.needs = 13000}, 0, "no NVIDIA driver", "install one for CUDA 13.0"},
+		{{.needs = 13000, .driver = 12080, .failure = "insufficient"}, 0,
+			"speaks CUDA 12.8", "update the driver"},
+		{{.needs = 13000, .driver = 13000, .failure = "busy"}, 0, "(busy)", "nvidia-smi"},
+		{{.needs = 13000, .driver = 13010}, 0, "(none found)", "use backend cpu"},
+		{{.needs = 13000, .driver = 13010, .count = 1}, 1, "cuda:1 does not exist",
+			"is 1 GPU, cuda:0"},
+		{{.needs = 13000, .driver = 13010, .count = 2}, 7, "cuda:7 does not exist",
+			"are 2 GPUs, cuda:0 and up"},
+		{{.needs = 13000,
+			 .driver = 13010,
+			 .count = 1,
+			 .capability = 86,
+			 .name = "RTX 3090"},
+			0, "RTX 3090 of compute capability 8.6", "8.9 or newer"},
+	};
+	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+		struct error e = {0};
+		assert_int_equal(gpu_usable(&bad[i].found, bad[i].device, &e), -19);
+		assert_non_null(strstr(e.text, bad[i].which));
+		assert_non_null(strstr(e.text, bad[i].fix));
+		assert_null(strchr(e.text, '\n'));
+	}
+	struct gpu_found good = {.needs = 13000, .driver = 13000, .count = 2, .capability = 89};
+	assert_int_equal(gpu_usable(&good, 1, NULL), 0);
+	good.driver = 14000;
+	assert_int_equal(gpu_usable(&good, 0, NULL), 0);
+}
+
+/* GPUs are hidden from this process, so it holds everywhere. */
+static void without_a_gpu_auto_takes_the_cpu(void **state) {
 	(void)state;
 	struct error e;
 	struct lines l = {.count = 0};
+	const char *why = HAVE_CUDA ? "NVIDIA" : "this build has no CUDA";
 	assert_null(create("cuda:1", NULL, &e));
-	assert_non_null(strstr(e.text, "this build has no CUDA"));
+	assert_int_equal(e.code, -19);
+	assert_non_null(strstr(e.text, why));
+	assert_non_null(strstr(e.text, "backend cpu"));
 	struct backend *be = create("auto", &l, &e);
 	assert_non_null(be);
 	assert_string_equal(backend_info(be).kind, "cpu");
 	assert_int_equal(l.count, 2);
-	assert_non_null(strstr(l.text[0], "no CUDA"));
+	assert_non_null(strstr(l.text[0], "backend auto: taking the CPU, because"));
+	assert_non_null(strstr(l.text[0], why));
 	assert_string_equal(l.text[1], backend_info(be).name);
 	backend_destroy(be);
 }
-#endif
 
 static void memory_is_zeroed_aligned_and_counted(void **state) {
 	(void)state;
@@ -130,12 +171,12 @@ static void the_first_failure_stays_until_cleared(void **state) {
 }
 
 int main(void) {
+	setenv("CUDA_VISIBLE_DEVICES", "", 1);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(bad_names_are_explained),
 		cmocka_unit_test(the_isa_limit_is_checked),
-#if !HAVE_CUDA
-		cmocka_unit_test(without_cuda_auto_takes_the_cpu),
-#endif
+		cmocka_unit_test(gpus_that_cannot_be_used_are_explained),
+		cmocka_unit_test(without_a_gpu_auto_takes_the_cpu),
 		cmocka_unit_test(memory_is_zeroed_aligned_and_counted),
 		cmocka_unit_test(the_first_failure_stays_until_cleared),
 	};
