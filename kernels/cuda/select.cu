@@ -1,143 +1,218 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Hierarchical selection: one CTA per (query block, head) scores the middle
- * frames, keeps the best of them, scores the eligible key blocks and keeps the
- * best `keep` as an ascending list. Scores accumulate in f64 and are compared as
- * f32; ties go to the lower index: exactly the CPU's lists. Bound by latency. */
+/* Hierarchical selection. One CTA takes ROWS query blocks of a head: it scores the
+ * middle frames, keeps the best of them, scores the blocks of the frames that are
+ * left and keeps the best `keep` as ascending lists. Scores accumulate in f64, or,
+ * where a GPU has few units for it, in pairs of f32 that hold as many bits, and
+ * are compared as f32; ties go to the lower index: exactly the CPU's lists. Eight
+ * lanes share a dot product, one warp ranks a row. Bound by arithmetic. */
 #include "kernels/cuda/kv.cuh"
 
 #define THREADS 256
+#define ROWS 4 /* query blocks a CTA: means of keys are read once for them */
+#define SHARED_MAX (96 * 1024)
 
-/* Ascending unsigned order of floats; larger key = larger value. */
+/* A sum of products, to about 48 bits. */
+struct pair_sum {
+	using value = float;
+	float high, low;
+	__device__ __forceinline__ void clear() {
+		high = low = 0.f;
+	}
+	/* Adds x + rest, the sum of high and x without error. */
+	__device__ __forceinline__ void add(float x, float rest) {
+		float sum = __fadd_rn(high, x), part = __fsub_rn(sum, high);
+		float lost = __fadd_rn(__fsub_rn(high, __fsub_rn(sum, part)), __fsub_rn(x, part));
+		low = __fadd_rn(low, __fadd_rn(lost, rest));
+		high = sum;
+	}
+	__device__ __forceinline__ void add_product(float a, float b) {
+		float p = __fmul_rn(a, b);
+		add(p, __fmaf_rn(a, b, -p));
+	}
+	__device__ __forceinline__ void add_lane(int o) {
+		add(__shfl_xor_sync(~0u, high, o), __shfl_xor_sync(~0u, low, o));
+	}
+	__device__ __forceinline__ float result() const {
+		return __fadd_rn(high, low);
+	}
+};
+
+struct double_sum {
+	using value = double;
+	double sum;
+	__device__ __forceinline__ void clear() {
+		sum = 0.;
+	}
+	__device__ __forceinline__ void add_product(double a, double b) {
+		sum = fma(a, b, sum);
+	}
+	__device__ __forceinline__ void add_lane(int o) {
+		sum += __shfl_xor_sync(~0u, sum, o);
+	}
+	__device__ __forceinline__ float result() const {
+		return (float)sum;
+	}
+};
+
+/* Ascending unsigned order of floats, never 0; larger key = larger value. */
 __device__ __forceinline__ uint32_t ordered(float v) {
 	uint32_t u = __float_as_uint(v);
-	return u & 0x80000000u ? ~u : u | 0x80000000u;
+	return max(u & 0x80000000u ? ~u : u | 0x80000000u, 1u);
 }
 
-/* dot of q[c] (shared) with p[c], one warp, f64; every lane gets it. */
-__device__ __forceinline__ float warp_dot(const float *q, const float *p, int c, int lane) {
-	double sum = 0.;
-	for (int i = lane; i < c; i += 32)
-		sum += (double)q[i] * (double)p[i];
-	for (int o = 16; o > 0; o >>= 1)
-		sum += __shfl_xor_sync(~0u, sum, o);
-	return (float)sum;
+/* Where channel ch of a query mean lies in shared memory: what the eight lanes of a
+ * group read at a time is one run. */
+__device__ __forceinline__ int place_of(int ch) {
+	return ch / 32 * 32 + ch % 4 * 8 + ch % 32 / 4;
 }
 
-/* Sets taken[i] for the `keep` largest of n keys (0 = not eligible), lower index
- * first on ties: a radix search for the value of the last one kept. Whole CTA. */
-__device__ void take_best(const uint32_t *key, uint8_t *taken, int n, int keep, uint32_t *hist, uint32_t *found) {
-	uint32_t prefix = 0, mask = 0;
-	int wanted = keep;
-	for (int shift = 24; shift >= 0; shift -= 8) {
-		hist[threadIdx.x] = 0;
-		__syncthreads();
-		for (int i = threadIdx.x; i < n; i += THREADS) {
-			if ((key[i] & mask) == prefix && key[i] != 0)
-				atomicAdd(&hist[(key[i] >> shift) & 255], 1u);
-		}
-		__syncthreads();
-		if (threadIdx.x == 0) {
-			int left = wanted, digit = 255;
-			for (; digit > 0; digit--) {
-				if ((int)hist[digit] >= left)
-					break;
-				left -= (int)hist[digit];
+/* For every row r in `rows` the key of the product of q (shared, rows `pitch` apart)
+ * and mean goes to key[r * n], for the others 0; key NULL: nowhere. All lanes of the
+ * warp call this, each group of eight for a mean of its own. */
+template <class SUM>
+__device__ __forceinline__ void score(uint32_t *key, int n, const typename SUM::value *q, int pitch, const float *mean, int c,
+	uint32_t rows, int lane) {
+	SUM sum[ROWS];
+#pragma unroll
+	for (int r = 0; r < ROWS; r++)
+		sum[r].clear();
+	for (int ch = lane % 8 * 4; ch < c && rows; ch += 32) {
+		float4 k = *reinterpret_cast<const float4 *>(mean + ch);
+		typename SUM::value x = k.x, y = k.y, z = k.z, w = k.w;
+#pragma unroll
+		for (int r = 0; r < ROWS; r++) {
+			const typename SUM::value *p = q + r * pitch + place_of(ch);
+			if (rows >> r & 1) {
+				sum[r].add_product(p[0], x);
+				sum[r].add_product(p[8], y);
+				sum[r].add_product(p[16], z);
+				sum[r].add_product(p[24], w);
 			}
-			found[0] = prefix | (uint32_t)digit << shift;
-			found[1] = (uint32_t)left;
-		}
-		__syncthreads();
-		prefix = found[0];
-		wanted = (int)found[1];
-		mask |= 255u << shift;
-		__syncthreads();
-	}
-	/* All above the threshold, and the first `wanted` equal to it. */
-	for (int i = threadIdx.x; i < n; i += THREADS)
-		taken[i] = key[i] > prefix;
-	__syncthreads();
-	if (threadIdx.x < 32) {
-		int used = 0;
-		for (int base = 0; base < n && used < wanted; base += 32) {
-			int i = base + threadIdx.x;
-			bool equal = i < n && key[i] == prefix && prefix != 0;
-			uint32_t ballot = __ballot_sync(~0u, equal);
-			int rank = used + __popc(ballot & ((1u << threadIdx.x) - 1));
-			if (equal && rank < wanted)
-				taken[i] = 1;
-			used += __popc(ballot);
 		}
 	}
-	__syncthreads();
+	__syncwarp();
+#pragma unroll
+	for (int r = 0; r < ROWS; r++) {
+#pragma unroll
+		for (int o = 4; o > 0; o >>= 1)
+			sum[r].add_lane(o);
+		if (lane % 8 == 0 && key)
+			key[r * n] = rows >> r & 1 ? ordered(sum[r].result()) : 0;
+	}
 }
 
-/* Shared: q[c], key[max(blocks, frames)], taken, frame flags, histogram. */
+/* How many of n keys reach `cut`. One warp. */
+__device__ __forceinline__ int reached(const uint32_t *key, int n, uint32_t cut, int lane) {
+	int count = 0;
+	for (int i = lane; i < n; i += 32)
+		count += key[i] >= cut;
+	return __reduce_add_sync(~0u, count);
+}
+
+/* Calls take(i, place) for the `keep` largest of n keys, ascending, ties to the
+ * lower index. The cut is found bit by bit: the largest value that at least `keep`
+ * keys reach. One warp. */
+template <typename F> __device__ __forceinline__ void take_best(const uint32_t *key, int n, int keep, int lane, F take) {
+	uint32_t cut = 0;
+	for (int bit = 31; bit >= 0; bit--) {
+		uint32_t trial = cut | 1u << bit;
+		int count = reached(key, n, trial, lane);
+		if (count >= keep)
+			cut = trial;
+		if (count == keep)
+			break;
+	}
+	int equal = keep - (cut == ~0u ? 0 : reached(key, n, cut + 1, lane)), used = 0;
+	uint32_t below = (1u << lane) - 1;
+	for (int first = 0; first < n; first += 32) {
+		uint32_t mine = first + lane < n ? key[first + lane] : 0;
+		uint32_t ties = __ballot_sync(~0u, mine == cut && mine != 0);
+		bool kept = mine > cut || (mine == cut && mine != 0 && __popc(ties & below) < equal);
+		uint32_t all = __ballot_sync(~0u, kept);
+		if (kept)
+			take(first + lane, used + __popc(all & below));
+		used += __popc(all);
+		equal -= min(equal, __popc(ties));
+	}
+}
+
+/* Grid: query blocks / ROWS, heads. Shared: q[ROWS][c up to 32s], key[ROWS][blocks],
+ * open[frames]: the rows for which a frame's blocks are candidates, one bit each. */
+template <class SUM>
 __global__ void __launch_bounds__(THREADS) select_kernel(int32_t *index, const float *q_mean, const span_list l,
 	const select_args a, int query_blocks) {
-	extern __shared__ char shared[];
+	extern __shared__ __align__(16) char shared[];
 	int frames = l.start[l.n], blocks = frames * l.per_frame, past = frames - a.current_frames;
-	float *q = (float *)shared;
-	uint32_t *key = (uint32_t *)(q + l.c), *hist = key + blocks, *found = hist + 256;
-	uint8_t *taken = (uint8_t *)(found + 2), *open = taken + blocks;
-	int row = blockIdx.x, head = blockIdx.y, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-	for (int i = threadIdx.x; i < l.c; i += THREADS)
-		q[i] = q_mean[((int64_t)head * query_blocks + row) * l.c + i];
+	int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, group = threadIdx.x >> 3, head = blockIdx.y;
+	int first = blockIdx.x * ROWS, rows = min(ROWS, query_blocks - first);
+	typename SUM::value *q = (typename SUM::value *)shared;
+	int pitch = (int)ceil_div(l.c, 32) * 32;
+	uint32_t *key = (uint32_t *)(q + ROWS * pitch), *open = key + ROWS * blocks, all = (1u << rows) - 1;
+	for (int i = threadIdx.x; i < rows * l.c; i += THREADS)
+		q[i / l.c * pitch + place_of(i % l.c)] = q_mean[((int64_t)head * query_blocks + first) * l.c + i];
+	bool two_stage = a.keep_frames > 0 && past > a.keep_frames;
+	int near = past - a.keep_near, middle = a.keep_frames - a.keep_sink - a.keep_near, candidates = near - a.keep_sink;
+	for (int f = threadIdx.x; f < frames; f += THREADS)
+		open[f] = !two_stage || f < a.keep_sink || f >= near ? all : 0;
 	__syncthreads();
 
-	bool two_stage = a.keep_frames > 0 && past > a.keep_frames;
-	int middle = a.keep_frames - a.keep_sink - a.keep_near;
-	for (int f = threadIdx.x; f < frames; f += THREADS)
-		open[f] = !two_stage || f < a.keep_sink || f >= past - a.keep_near;
 	if (two_stage && middle > 0) {
-		for (int f = warp; f < frames; f += THREADS / 32) {
-			int slot, i = span_find(l, f, &slot);
-			bool candidate = f >= a.keep_sink && f < past - a.keep_near;
-			float score = candidate ? warp_dot(q, l.frame_mean[i] + ((int64_t)head * l.slots[i] + slot) * l.c, l.c, lane) : 0.f;
-			if (lane == 0)
-				key[f] = candidate ? ordered(score) : 0;
+		for (int base = 0; base < candidates; base += THREADS / 8) {
+			int i = base + group, slot, s = span_find(l, a.keep_sink + min(i, candidates - 1), &slot);
+			const float *mean = l.frame_mean[s] + ((int64_t)head * l.slots[s] + slot) * l.c;
+			score<SUM>(i < candidates ? key + i : nullptr, candidates, q, pitch, mean, l.c, i < candidates ? all : 0, lane);
 		}
 		__syncthreads();
-		take_best(key, taken, frames, min(middle, past - a.keep_near - a.keep_sink), hist, found);
-		for (int f = threadIdx.x; f < frames; f += THREADS)
-			open[f] |= taken[f];
+		if (warp < rows)
+			take_best(key + warp * candidates, candidates, min(middle, candidates), lane,
+				[&](int i, int) { atomicOr(&open[a.keep_sink + i], 1u << warp); });
+		__syncthreads();
+	}
+	for (int base = 0; base < blocks; base += THREADS / 8) {
+		bool real = base + group < blocks;
+		int b = real ? base + group : 0, f = b / l.per_frame, slot, s = span_find(l, f, &slot);
+		const float *mean =
+			l.block_mean[s] + (((int64_t)head * l.slots[s] + slot) * l.per_frame + (b - f * l.per_frame)) * l.c;
+		score<SUM>(real ? key + b : nullptr, blocks, q, pitch, mean, l.c, real ? open[f] : 0, lane);
 	}
 	__syncthreads();
-	for (int b = warp; b < blocks; b += THREADS / 32) {
-		int f = b / l.per_frame, slot, i = span_find(l, f, &slot);
-		float score = 0.f;
-		if (open[f])
-			score = warp_dot(q, l.block_mean[i] + (((int64_t)head * l.slots[i] + slot) * l.per_frame + b % l.per_frame) * l.c,
-				l.c, lane);
-		if (lane == 0)
-			key[b] = open[f] ? ordered(score) : 0;
+	if (warp < rows) {
+		int32_t *out = index + ((int64_t)head * query_blocks + first + warp) * a.keep;
+		take_best(key + warp * blocks, blocks, a.keep, lane, [&](int i, int place) { out[place] = i; });
 	}
-	__syncthreads();
-	take_best(key, taken, blocks, a.keep, hist, found);
-	if (threadIdx.x < 32) {
-		int32_t *out = index + ((int64_t)head * query_blocks + row) * a.keep;
-		int used = 0;
-		for (int base = 0; base < blocks; base += 32) {
-			int i = base + threadIdx.x;
-			bool mine = i < blocks && taken[i];
-			uint32_t ballot = __ballot_sync(~0u, mine);
-			int at = used + __popc(ballot & ((1u << threadIdx.x) - 1));
-			if (mine && at < a.keep)
-				out[at] = i;
-			used += __popc(ballot);
-		}
+}
+
+template <class SUM>
+static void select_launch(struct backend *be, struct block_list *list, const struct tensor *q_mean, const span_list &l,
+	const struct select_args *args, int blocks, int frames) {
+	size_t bytes = ROWS * ((size_t)ceil_div(l.c, 32) * 32 * sizeof(typename SUM::value) + (size_t)blocks * 4) + (size_t)frames * 4;
+	cudaError_t r = cudaFuncSetAttribute(select_kernel<SUM>, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_MAX);
+	if (r != cudaSuccess)
+		cuda_latch(be, r, "select_blocks", q_mean);
+	if (bytes > SHARED_MAX) {
+		cuda_latch_text(be, -EINVAL, "select_blocks", "the window has more key blocks than fit into shared memory");
+		return;
 	}
+	dim3 grid((unsigned)ceil_div(list->query_blocks, ROWS), (unsigned)l.heads);
+	select_kernel<SUM><<<grid, THREADS, bytes, cuda_of(be)->stream>>>(list->index, (const float *)q_mean->data, l, *args,
+		list->query_blocks);
+	launch_check(be, "select_blocks", q_mean);
 }
 
 void cuda_select_blocks(struct backend *be, struct block_list *list, const struct tensor *q_mean,
 	const struct kv_span *spans, int n_spans, const struct select_args *args) {
 	span_list l = span_list_of(spans, n_spans);
-	int frames = l.start[n_spans], blocks = frames * l.per_frame;
-	size_t bytes = (size_t)l.c * 4 + (size_t)blocks * 4 + 258 * 4 + (size_t)blocks + (size_t)frames + 16;
-	if (bytes > 48 * 1024) {
-		cuda_latch_text(be, -EINVAL, "select_blocks", "the window has more key blocks than fit into shared memory");
+	int frames = l.start[n_spans], past = frames - args->current_frames, cc = cuda_of(be)->cc;
+	bool two_stage = args->keep_frames > 0 && past > args->keep_frames;
+	int eligible = (two_stage ? args->current_frames + args->keep_frames : frames) * l.per_frame;
+	if (l.c % 4 || list->kept != args->keep || list->kept < 1 || list->kept > eligible ||
+		(args->keep_frames && args->keep_sink + args->keep_near > args->keep_frames)) {
+		cuda_latch_text(be, -EINVAL, "select_blocks", "keep exceeds the candidates, or head_dim % 4 != 0");
 		return;
 	}
-	select_kernel<<<dim3((unsigned)list->query_blocks, (unsigned)l.heads), THREADS, bytes, cuda_of(be)->stream>>>(
-		list->index, (const float *)q_mean->data, l, *args, list->query_blocks);
-	launch_check(be, "select_blocks", q_mean);
+	bool doubles = cc == 90 || cc == 100; /* half as many f64 units as f32 */
+	if (doubles)
+		select_launch<double_sum>(be, list, q_mean, l, args, frames * l.per_frame, frames);
+	else
+		select_launch<pair_sum>(be, list, q_mean, l, args, frames * l.per_frame, frames);
 }
