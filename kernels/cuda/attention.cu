@@ -2,10 +2,11 @@
 /* Self attention over the cache (dense, or the blocks of a list) and plain
  * attention (text, umT5, the decoder's middle block): picks the core and the key
  * source. bf16 with heads of 64 or 128 channels runs on the tensor cores, bound
- * by them; everything else takes the plain core. */
+ * by them, on Hopper with heads of 128 by a core of its own; everything else takes
+ * the plain core. The first `reserved` bytes of the scratch memory are taken. */
 #include <math.h>
 
-#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/attention_sm90.cuh"
 
 template <int C, class S>
 static void mma_launch(struct backend *be, struct tensor *y, const struct tensor *q, const S &source,
@@ -21,17 +22,22 @@ static void mma_launch(struct backend *be, struct tensor *y, const struct tensor
 
 template <class S>
 static void attention_launch(struct backend *be, struct tensor *y, const struct tensor *q, enum dtype keys,
-	const S &source, const query_tiles &tiles, int n_tiles, int heads, int c, float scale) {
+	const S &source, const query_tiles &tiles, int n_tiles, int heads, int c, float scale, size_t reserved = 0) {
 	if (y->dtype == DTYPE_FP8_E4M3) { /* a row's scale needs all its heads: a second pass quantises */
 		void *room = cuda_scratch(be, (size_t)tensor_count(y) * 2, "attention");
 		if (!room)
 			return;
 		struct tensor whole = tensor_2d(room, DTYPE_BF16, tensor_row_count(y), tensor_cols(y));
-		attention_launch(be, &whole, q, keys, source, tiles, n_tiles, heads, c, scale);
+		attention_launch(be, &whole, q, keys, source, tiles, n_tiles, heads, c, scale, align_up(tensor_bytes(&whole)));
 		cuda_convert(be, y, &whole);
 		return;
 	}
 	bool tensor_cores = q->dtype == DTYPE_BF16 && keys == DTYPE_BF16 && y->dtype == DTYPE_BF16;
+	bool hopper = tensor_cores && c == 128 && attention_sm90_ready(be);
+	if (hopper && attention_sm90(be, y, q, source, tiles, n_tiles, heads, scale, reserved)) {
+		launch_check(be, "attention", q);
+		return;
+	}
 	if (tensor_cores && c == 128) {
 		mma_launch<128>(be, y, q, source, tiles, n_tiles, heads, scale);
 	} else if (tensor_cores && c == 64) {
