@@ -19,7 +19,7 @@ import shutil
 import subprocess
 
 STAGES = (
-    ("decode", r"conv|i420|latent_to_image|image_to_latent|upsample|taehv"),
+    ("decode", r"conv(?!ert)|i420|latent_to_image|image_to_latent|upsample|taehv"),
     ("select", r"select|topk|score"),
     ("attention", r"attention|attend|sdpa|flash"),
     ("linear", r"gemm|linear|matmul|nvjet|cutlass|cublas|splitK"),

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the machine code of each kernel that a chunk spends its time in must look like: data for test_sass.py.
+
+A row: what the kernel is called (a regular expression for its whole demangled name up to the parameters, "bf16" for __nv_bfloat16),
+the GPUs that it is built for in this form, the most registers, and counts of instructions over the whole kernel: at least, at most.
+An instruction is the start of its SASS name: "HMMA.16816" counts HMMA.16816.F32.BF16. For every row besides: no stack frame, no
+local memory (LDL, STL), no call into the driver (CALL.ABS), no more than `calls` of slow divisions and roots (CALL.REL; not counted
+for sm_89, where shuffles are such calls, too). A pattern that finds no kernel fails: it was renamed.
+"""
+
+from typing import NamedTuple
+
+ALL = ("89", "90a", "120a")
+NEVER = {"LDL": 0, "STL": 0, "CALL.ABS": 0}
+
+
+class Kernel(NamedTuple):
+    name: str
+    archs: tuple[str, ...] = ALL
+    registers: int = 255
+    least: dict[str, int] = {}
+    most: dict[str, int] = {}
+    stack: int = 0
+    calls: int = 0
+
+
+KERNELS = (
+    # Two products of a tile of 64 keys: 2 x 4 x (width / 16) x 8 / 2 HMMA a warp, operands by ldmatrix, copies in the background.
+    # The calls are divisions before the loop.
+    Kernel(r"attention_mma_kernel<64, .*>", registers=136, least={"HMMA.16816.F32.BF16": 64, "LDSM": 32, "LDGSTS": 4}, calls=2),
+    Kernel(r"attention_mma_kernel<128, .*>", registers=232, least={"HMMA.16816.F32.BF16": 128, "LDSM": 64, "LDGSTS": 4}, calls=2),
+    Kernel(r"select_kernel", registers=48),
+    Kernel(r"norm_modulate_kernel<.*>", registers=144, calls=5),
+    Kernel(r"rms_norm_kernel<.*>", registers=128, calls=1),
+    Kernel(r"qk_norm_rope_kernel<.*>", registers=64, calls=3),
+    Kernel(r"block_mean_kernel<.*>", registers=48, calls=2),
+    Kernel(r"denoise_kernel", registers=40),
+)
