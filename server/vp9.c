@@ -5,6 +5,7 @@
 #include "server/vp9.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <vpx/vp8cx.h>
@@ -15,7 +16,21 @@ struct vp9 {
 	int width, height, quantizer;
 };
 
-enum { CONTROLS_MAX = 16, MIN_TILE_PIXELS = 256 };
+enum { THREADS_MAX = 16, MIN_TILE_PIXELS = 256 };
+
+int vp9_threads(int width, int height, int cores) {
+	int worth = (width * height + 49999) / 50000, most = cores / 2;
+	if (most > THREADS_MAX)
+		most = THREADS_MAX;
+	if (worth > most)
+		worth = most;
+	return worth < 2 ? 2 : worth;
+}
+
+static int cores_available(void) {
+	cpu_set_t set;
+	return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
 
 static int fail(struct vp9 *v, const char *what, struct error *e) {
 	const char *detail = vpx_codec_error_detail(&v->codec);
@@ -75,7 +90,11 @@ static int set_controls(struct vp9 *v, const struct vp9_config *c, struct error 
 	return bad ? fail(v, "settings", e) : 0;
 }
 
-struct vp9 *vp9_create(const struct vp9_config *c, struct error *e) {
+struct vp9 *vp9_create(const struct vp9_config *wish, struct error *e) {
+	struct vp9_config own = *wish;
+	const struct vp9_config *c = &own;
+	if (own.threads == 0)
+		own.threads = vp9_threads(own.width, own.height, cores_available());
 	struct vp9 *v = calloc(1, sizeof *v);
 	vpx_codec_enc_cfg_t cfg;
 	if (!v) {

@@ -10,11 +10,14 @@ struct vp9_config {
 	int width, height, fps_num, fps_den;
 	int bitrate_kbps; /* network profile */
 	int cq_level; /* quality profile, 0 to 63 */
-	int cpu_used, threads;
+	int cpu_used, threads; /* threads 0: vp9_threads of this machine */
 	bool network; /* an even bit rate instead of even quality */
 };
 struct vp9 *vp9_create(const struct vp9_config *c, struct error *e); /* NULL and *e on failure */
 void vp9_destroy(struct vp9 *v); /* NULL is fine */
+/* Threads that a picture of this size is worth on a machine of so many cores: one
+ * for each 50 000 pixels, two at least, half the cores at most. Any thread. */
+int vp9_threads(int width, int height, int cores);
 /* One picture in, one frame packet out (the caller's reference), FRAME_KEY set in
  * its meta when it is one; the rest of meta is the caller's to fill. index: pictures
  * shown before, growing. After a failure the encoder is done for. */

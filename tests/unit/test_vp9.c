@@ -24,7 +24,7 @@ static const struct vp9_config quality = {
 	.bitrate_kbps = 1500,
 	.cq_level = 28,
 	.cpu_used = 6,
-	.threads = 2,
+	.threads = 0,
 };
 
 /* Decoded pictures are compared plane by plane with the source. */
@@ -152,10 +152,21 @@ static void the_cap_coarsens_and_recovers(void **state) {
 	assert_int_equal(r.level, 28);
 }
 
+static void threads_follow_size_and_cores(void **state) {
+	(void)state;
+	assert_int_equal(vp9_threads(256, 144, 2), 2);
+	assert_int_equal(vp9_threads(256, 144, 64), 2);
+	assert_int_equal(vp9_threads(832, 480, 1), 2);
+	assert_int_equal(vp9_threads(832, 480, 8), 4);
+	assert_int_equal(vp9_threads(832, 480, 16), 8);
+	assert_int_equal(vp9_threads(4096, 4096, 128), 16);
+}
+
 int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(pictures_and_colours_survive),
 		cmocka_unit_test(a_wrong_size_is_an_error),
+		cmocka_unit_test(threads_follow_size_and_cores),
 		cmocka_unit_test(the_cap_coarsens_and_recovers),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
