@@ -22,7 +22,7 @@ STAGES = (
     ("decode", r"conv(?!ert)|i420|latent_to_image|image_to_latent|upsample|taehv"),
     ("select", r"select|topk|score"),
     ("attention", r"attention|attend|sdpa|flash"),
-    ("linear", r"gemm|linear|matmul|nvjet|cutlass|cublas|splitK"),
+    ("linear", r"gemm|linear|product|matmul|nvjet|cutlass|cublas|splitK"),
     ("copy", r"^memcpy|^memset"),
     ("elementwise", r""),
 )
