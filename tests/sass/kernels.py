@@ -29,7 +29,14 @@ KERNELS = (
     # The calls are divisions before the loop.
     Kernel(r"attention_mma_kernel<64, .*>", registers=136, least={"HMMA.16816.F32.BF16": 64, "LDSM": 32, "LDGSTS": 4}, calls=2),
     Kernel(r"attention_mma_kernel<128, .*>", registers=232, least={"HMMA.16816.F32.BF16": 128, "LDSM": 64, "LDGSTS": 4}, calls=2),
-    Kernel(r"select_kernel", registers=48),
+    # wgmma over tiles of 64 keys brought by bulk copies; with a warp of its own that brings them, registers move to those that
+    # multiply. A DEPBAR behind every HGMMA would mean that ptxas made them wait for each other.
+    Kernel(r"attention_sm90_kernel<plan<1, .*>", ("90a",), registers=160, least={"HGMMA": 24, "UBLKCP": 6},
+           most={"WARPGROUP.DEPBAR": 8}, calls=14),
+    Kernel(r"attention_sm90_kernel<plan<2, .*>", ("90a",), registers=168, least={"HGMMA": 24, "UBLKCP": 6, "USETMAXREG": 2},
+           most={"WARPGROUP.DEPBAR": 8}, calls=14),
+    Kernel(r"attention_merge_kernel<.*>", registers=40, calls=4),
+    Kernel(r"select_kernel<.*>", registers=64),
     Kernel(r"norm_modulate_kernel<.*>", registers=144, calls=5),
     Kernel(r"rms_norm_kernel<.*>", registers=128, calls=1),
     Kernel(r"qk_norm_rope_kernel<.*>", registers=64, calls=3),
