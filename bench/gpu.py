@@ -116,8 +116,9 @@ def device(r: Run) -> None:
         worst[precision] = max(worst.get(precision, 0), float(error))
     for precision, error in worst.items():
         r.put(f"device_max_rel_error_{precision}", error)
-    if "FAIL" in said:
-        raise Failure("\n".join(line for line in said.splitlines() if "FAIL" in line))
+    absent = r.call("an absent device", r.program("test_device"), "cuda:63", good=(77,))
+    if "FAIL" in said or "cuda:63 does not exist" not in absent:
+        raise Failure("\n".join(line for line in said.splitlines() if "FAIL" in line) or absent)
 
 
 def golden(r: Run) -> None:
