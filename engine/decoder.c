@@ -99,6 +99,10 @@ void decoder_keep_warmup(struct decoder_state *s, bool keep) {
 	s->keep = keep;
 }
 
+struct backend *decoder_backend(const struct decoder *d) {
+	return d->net.be;
+}
+
 void decoder_range(const struct decoder *d, float *gain, float *offset) {
 	*gain = d->kind->gain;
 	*offset = d->kind->offset;
@@ -166,6 +170,29 @@ static int measure(const struct decoder *d, const struct decoder_state *s, struc
 	return video_run_pass(&d->net, &later, run_pass, p, scratch, e);
 }
 
+/* All that the work of a pass depends on. */
+struct pass_key {
+	const void *decoder, *state, *latent, *rgb, *scratch;
+	int64_t frames, place; /* of the stream: its first latents are special */
+};
+
+/* A pass, or what was recorded of one just like it. */
+static int pass_replay(const struct decoder *d, struct decoder_state *s, struct pass *p,
+	struct arena *scratch, struct error *e) {
+	struct backend *be = d->net.be;
+	size_t mark = arena_mark(scratch);
+	const struct pass_key key = {d, s, p->latent.data, p->rgb.data, arena_bytes(scratch, 1),
+		p->latent.dim[0], s->video.latents < 2 ? s->video.latents : 2};
+	arena_reset(scratch, mark);
+	if (backend_replay(be, &key, sizeof key))
+		return backend_error(be, e);
+	int rc;
+	do {
+		rc = video_run_pass(&d->net, &s->video, run_pass, p, scratch, e);
+	} while (backend_record_end(be));
+	return rc;
+}
+
 /* Moves pictures down over the dropped ones before them. */
 static void close_gap(
 	const struct decoder *d, struct tensor *rgb, int64_t first, int64_t drop, int64_t end) {
@@ -191,7 +218,7 @@ int decoder_decode(const struct decoder *d, struct decoder_state *s, struct tens
 			n = 1;
 		int pictures = d->kind->pictures(d, s->video.latents, (int)n);
 		struct pass p = {d, tensor_rows(*latent, i, n), tensor_rows(*rgb, done, pictures)};
-		int rc = video_run_pass(&d->net, &s->video, run_pass, &p, scratch, e);
+		int rc = pass_replay(d, s, &p, scratch, e);
 		if (rc < 0)
 			return rc;
 		s->video.latents += n;

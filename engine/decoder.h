@@ -26,6 +26,8 @@ int decoder_pictures(const struct decoder *d, const struct decoder_state *s, int
  * range of decoder_range. Scratch comes from `scratch` and is given back. */
 int decoder_decode(const struct decoder *d, struct decoder_state *s, struct tensor *rgb,
 	const struct tensor *latent, struct arena *scratch, struct error *e);
+/* Where it enqueues its work: what it reads is written there, or ordered before. */
+struct backend *decoder_backend(const struct decoder *d);
 /* value * gain + offset is in [0, 1]. */
 void decoder_range(const struct decoder *d, float *gain, float *offset);
 /* As decode, but keeps the warm-up pictures (for goldens). */

@@ -412,6 +412,47 @@ static void forward_enqueue(const struct dit *d, const struct dit_pass *pass, in
 	d->ops->unpatchify(d->be, pass->flow, &w->patches, d->c.patch_h, d->c.patch_w);
 }
 
+/* All that decides what a pass enqueues. Runs of slots are those of every layer;
+ * rotations, lists and rows of text lie in memory that stays where it is. */
+struct pass_key {
+	const void *dit, *x, *flow, *text, *stream, *cache, *scratch;
+	int64_t layer_stride;
+	int timestep, frames, text_rows, last_repeats;
+	int plan_kind, blocks, per_frame, keep;
+	struct select_args select;
+	int spans, first[KV_SPANS_MAX + 1], count[KV_SPANS_MAX + 1]; /* the last: where keys go */
+};
+
+static void key_make(struct pass_key *key, const struct dit *d, const struct dit_pass *pass,
+	int timestep, const struct work *w) {
+	const struct dit_stream *t = pass->stream;
+	struct kv_span span[KV_SPANS_MAX + 1];
+	memset(key, 0, sizeof *key); /* padding counts, too */
+	key->dit = d;
+	key->x = pass->x->data;
+	key->flow = pass->flow ? pass->flow->data : NULL;
+	key->text = pass->text;
+	key->stream = t;
+	key->cache = pass->cache;
+	key->scratch = w->patches.data;
+	key->layer_stride = t->layer_stride;
+	key->timestep = timestep;
+	key->frames = t->frames;
+	key->text_rows = pass->text->rows;
+	key->last_repeats = pass->text->last_repeats;
+	key->plan_kind = (int)t->plan.kind;
+	key->blocks = t->plan.blocks;
+	key->per_frame = t->plan.blocks_per_frame;
+	key->keep = t->plan.keep;
+	key->select = t->plan.select;
+	key->spans = kvcache_spans(pass->cache, 0, span);
+	span[key->spans] = kvcache_slot(pass->cache, 0);
+	for (int i = 0; i <= key->spans; i++) {
+		key->first[i] = span[i].first;
+		key->count[i] = span[i].count;
+	}
+}
+
 int dit_forward(
 	const struct dit *d, const struct dit_pass *pass, struct arena *scratch, struct error *e) {
 	int timestep = 0;
@@ -424,8 +465,15 @@ int dit_forward(
 	size_t mark = arena_mark(scratch);
 	struct work w = work_carve(d, t->frames, t->plan.blocks_per_frame, t->plan.keep, scratch);
 	int r = arena_failed(scratch, e);
-	if (r == 0)
-		forward_enqueue(d, pass, timestep, &w);
+	if (r == 0) {
+		struct pass_key key;
+		key_make(&key, d, pass, timestep, &w);
+		if (!backend_replay(d->be, &key, sizeof key)) {
+			do {
+				forward_enqueue(d, pass, timestep, &w);
+			} while (backend_record_end(d->be));
+		}
+	}
 	arena_reset(scratch, mark);
 	return r;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The causal diffusion transformer: one chunk of latent frames at one noise
  * level in, its flow out; keys and values go to the cache. A pass only enqueues
- * ops over memory that is the same for every chunk, so that it can be recorded
- * once and replayed; what changes per chunk (the time rotations, noise, listed
+ * ops over memory that is the same for every chunk, so that it is recorded once
+ * for each layout of the window and replayed; what changes per chunk (the time rotations, noise, listed
  * blocks) is uploaded before. What depends on the timestep alone is computed
  * at load; what depends on the prompt alone, once per prompt.
  * Thread: the backend's. Source: Wan 2.1 and Self Forcing; engine/MODEL.md. */

@@ -111,20 +111,21 @@ void backend_fail(struct backend *be, int code, const char *format, ...) {
 	va_start(args, format);
 	vsnprintf(text, sizeof text, format, args);
 	va_end(args);
-	error_set(&be->latched, code, "%s", text);
+	error_set(&be->root->latched, code, "%s", text);
 }
 
 int backend_error(const struct backend *be, struct error *e) {
-	return be->latched.code ? error_set(e, be->latched.code, "%s", be->latched.text) : 0;
+	const struct error *latched = &be->root->latched;
+	return latched->code ? error_set(e, latched->code, "%s", latched->text) : 0;
 }
 
 int backend_sticky(const struct backend *be) {
-	return be->sticky;
+	return be->root->sticky;
 }
 
 void backend_clear(struct backend *be) {
-	if (!be->sticky)
-		memset(&be->latched, 0, sizeof be->latched);
+	if (!be->root->sticky)
+		memset(&be->root->latched, 0, sizeof be->root->latched);
 }
 
 const struct ops *backend_ops(const struct backend *be) {
@@ -191,4 +192,36 @@ int backend_wait(struct backend *be, uint64_t mark, struct error *e) {
 
 int backend_sync(struct backend *be, struct error *e) {
 	return be->driver->sync(be, e);
+}
+
+uint64_t backend_allocations(const struct backend *be) {
+	return be->driver->allocations(be);
+}
+
+int64_t backend_elapsed_us(struct backend *be, uint64_t from, uint64_t to) {
+	return be->driver->elapsed_us(be, from, to);
+}
+
+struct backend *backend_lane(struct backend *be) {
+	return be->driver->lane(be);
+}
+
+void backend_order(struct backend *be, struct backend *after, uint64_t mark) {
+	be->driver->order(be, after, mark);
+}
+
+int backend_replay(struct backend *be, const void *key, size_t bytes) {
+	return be->driver->replay(be, key, bytes);
+}
+
+int backend_record_end(struct backend *be) {
+	return be->driver->record_end(be);
+}
+
+size_t backend_recording_bytes(const struct backend *be, int keys) {
+	return be->driver->recording_bytes(be, keys);
+}
+
+struct backend_recordings backend_recordings(const struct backend *be) {
+	return be->driver->recordings(be);
 }

@@ -25,13 +25,22 @@ struct backend_driver {
 	int (*reached)(struct backend *be, uint64_t mark);
 	int (*wait)(struct backend *be, uint64_t mark, struct error *e);
 	int (*sync)(struct backend *be, struct error *e);
+	uint64_t (*allocations)(const struct backend *be);
+	int64_t (*elapsed_us)(struct backend *be, uint64_t from, uint64_t to);
+	struct backend *(*lane)(struct backend *be);
+	void (*order)(struct backend *be, struct backend *after, uint64_t mark);
+	int (*replay)(struct backend *be, const void *key, size_t bytes);
+	int (*record_end)(struct backend *be);
+	size_t (*recording_bytes)(const struct backend *be, int keys);
+	struct backend_recordings (*recordings)(const struct backend *be);
 };
 /* Embedded first in each backend's own struct. */
 struct backend {
 	const struct backend_driver *driver;
+	struct backend *root; /* holds the failure: itself, or whose lane it is */
 	struct ops ops; /* complete: backend_create checks every entry */
-	struct error latched; /* first failure since create or clear */
-	int sticky; /* the latched failure can not be healed */
+	struct error latched; /* of the root: first failure since create or clear */
+	int sticky; /* of the root: the latched failure can not be healed */
 };
 /* Latches a failure of an op unless one is latched already. */
 void backend_fail(struct backend *be, int code, const char *format, ...)

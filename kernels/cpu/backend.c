@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #define HEADER_BYTES ((size_t)64) /* before each allocation: its size, and alignment */
@@ -68,6 +69,7 @@ void *cpu_alloc(struct backend *be, size_t bytes, struct error *e) {
 		memset(p, 0, whole);
 	memcpy(p, &whole, sizeof whole);
 	cpu_account(be, (ptrdiff_t)whole);
+	cpu_of(be)->allocations++;
 	return p + HEADER_BYTES;
 }
 
@@ -185,7 +187,17 @@ static void cpu_zero(struct backend *be, void *dst, size_t bytes) {
 }
 
 static uint64_t cpu_mark(struct backend *be) {
-	return ++cpu_of(be)->marks;
+	struct cpu_backend *c = cpu_of(be);
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	c->marked_us[++c->marks % CPU_MARKS] = (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+	return c->marks;
+}
+
+static int64_t cpu_elapsed_us(struct backend *be, uint64_t from, uint64_t to) {
+	const struct cpu_backend *c = cpu_of(be);
+	bool kept = from + CPU_MARKS > c->marks && to + CPU_MARKS > c->marks;
+	return kept ? c->marked_us[to % CPU_MARKS] - c->marked_us[from % CPU_MARKS] : 0;
 }
 
 static int cpu_reached(struct backend *be, uint64_t mark) {
@@ -199,6 +211,44 @@ static int cpu_wait(struct backend *be, uint64_t mark, struct error *e) {
 
 static int cpu_sync(struct backend *be, struct error *e) {
 	return backend_error(be, e);
+}
+
+static uint64_t cpu_allocations(const struct backend *be) {
+	return ((const struct cpu_backend *)be)->allocations;
+}
+
+/* Every op is done when it returns: there is nothing to overlap or to record. */
+static struct backend *cpu_lane(struct backend *be) {
+	return be;
+}
+
+static void cpu_order(struct backend *be, struct backend *after, uint64_t mark) {
+	(void)be;
+	(void)after;
+	(void)mark;
+}
+
+static int cpu_replay(struct backend *be, const void *key, size_t bytes) {
+	(void)be;
+	(void)key;
+	(void)bytes;
+	return 0;
+}
+
+static int cpu_record_end(struct backend *be) {
+	(void)be;
+	return 0;
+}
+
+static size_t cpu_recording_bytes(const struct backend *be, int keys) {
+	(void)be;
+	(void)keys;
+	return 0;
+}
+
+static struct backend_recordings cpu_recordings(const struct backend *be) {
+	(void)be;
+	return (struct backend_recordings){0};
 }
 
 static const struct backend_driver driver = {
@@ -217,6 +267,14 @@ static const struct backend_driver driver = {
 	.reached = cpu_reached,
 	.wait = cpu_wait,
 	.sync = cpu_sync,
+	.allocations = cpu_allocations,
+	.elapsed_us = cpu_elapsed_us,
+	.lane = cpu_lane,
+	.order = cpu_order,
+	.replay = cpu_replay,
+	.record_end = cpu_record_end,
+	.recording_bytes = cpu_recording_bytes,
+	.recordings = cpu_recordings,
 };
 
 /* "model name : ..." of /proc/cpuinfo, where there is one. */
@@ -272,6 +330,7 @@ struct backend *cpu_backend_create(
 		return NULL;
 	}
 	c->base.driver = &driver;
+	c->base.root = &c->base;
 	if (cpu_features_detect(&c->features, e) < 0 ||
 		!(c->pool = pool_create(config->threads, e)) || open_dense(c, e) < 0) {
 		cpu_destroy(&c->base);

@@ -12,13 +12,16 @@
 #include "kernels/cpu/pool.h"
 #include "kernels/cpu/rows.h"
 
+#define CPU_MARKS 1024 /* times kept */
+
 struct cpu_backend {
 	struct backend base; /* first */
 	struct pool *pool;
 	struct cpu_features features;
 	const struct attention16 *attention16; /* for bf16 keys; NULL: the set's plain one */
 	size_t allocated; /* bytes held now */
-	uint64_t marks;
+	uint64_t marks, allocations;
+	int64_t marked_us[CPU_MARKS]; /* when; by mark mod CPU_MARKS */
 	char name[96];
 	/* Multiplication, and what happens to rows around it. */
 	const struct dense_library *dense;

@@ -1,35 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One NVIDIA GPU as a backend: device choice with a plain word when it cannot be
- * had, memory with accounting, marks as events that are slept on, the op table.
- * Scratch memory grows while the first chunks run and then stays. Thread: the
- * one that created it; CUDA is touched from nowhere else. */
+ * had, the stream and its lane, marks as events that are slept on, the op table.
+ * Thread: the one that created it; CUDA is touched from nowhere else. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/backend_impl.h"
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/backend.cuh"
 #include "kernels/gpu.h"
-
-#define MARKS 64
-#define RETIRED_MAX 16
-#define SCRATCH_FIRST ((size_t)64 << 20)
-
-struct cuda_backend {
-	struct backend base;
-	struct cuda_state cu;
-	char name[112];
-	size_t allocated;           /* device bytes */
-	struct block *blocks;
-	cudaEvent_t event[MARKS];
-	uint64_t marks;
-	void *retired[RETIRED_MAX]; /* earlier scratch areas: ops in flight may still read them */
-	int retired_count;
-};
-
-static struct cuda_backend *inside(struct backend *be) {
-	return (struct cuda_backend *)be;
-}
 
 struct cuda_state *cuda_of(struct backend *be) {
 	return &inside(be)->cu;
@@ -60,147 +38,29 @@ void cuda_latch(struct backend *be, cudaError_t r, const char *op, const struct 
 		tensor_describe(t, shape, sizeof shape);
 	backend_fail(be, r == cudaErrorMemoryAllocation ? -ENOMEM : -EIO, "cuda: %s %s: %s", op, shape, cudaGetErrorString(r));
 	if (sticky(r))
-		be->sticky = 1;
+		be->root->sticky = 1;
 }
 
 void cuda_latch_text(struct backend *be, int code, const char *op, const char *text) {
 	backend_fail(be, code, "cuda: %s: %s", op, text);
 }
 
-static void check(struct backend *be, cudaError_t r, const char *what) {
-	if (r != cudaSuccess)
-		cuda_latch(be, r, what, nullptr);
-}
-
-/* ---- memory ---- */
-/* Blocks are few (arenas, packed weights), so the account is a list. */
-struct block {
-	void *p;
-	size_t bytes;
-	bool pinned;
-	struct block *next;
-};
-
-static void *remember(struct backend *be, void *p, size_t bytes, bool pinned, struct error *e) {
-	struct cuda_backend *c = inside(be);
-	struct block *b = (struct block *)malloc(sizeof *b);
-	if (!b) {
-		pinned ? cudaFreeHost(p) : cudaFree(p);
-		error_set(e, -ENOMEM, "cuda: no host memory");
-		return nullptr;
-	}
-	*b = {p, bytes, pinned, c->blocks};
-	c->blocks = b;
-	c->allocated += pinned ? 0 : bytes;
-	return p;
-}
-
-static void *gpu_alloc(struct backend *be, size_t bytes, struct error *e) {
-	void *p = nullptr;
-	size_t free_bytes = 0, total = 0;
-	bytes = align_up(bytes ? bytes : 1);
-	cudaError_t r = cudaMalloc(&p, bytes);
-	if (r == cudaErrorMemoryAllocation) {
-		cudaGetLastError(); /* not an op's failure */
-		cudaMemGetInfo(&free_bytes, &total);
-		error_set(e, -ENOMEM,
-			"cuda: %zu MiB wanted, %zu MiB of %zu MiB free, %zu MiB missing: lower the window, the number of "
-			"sessions or the precision",
-			bytes >> 20, free_bytes >> 20, total >> 20, (bytes - (free_bytes < bytes ? free_bytes : bytes)) >> 20);
-		return nullptr;
-	}
-	if (r == cudaSuccess)
-		r = cudaMemsetAsync(p, 0, bytes, inside(be)->cu.stream);
-	if (r != cudaSuccess) {
-		error_set(e, -EIO, "cuda: allocating %zu MiB: %s", bytes >> 20, cudaGetErrorString(r));
-		return nullptr;
-	}
-	return remember(be, p, bytes, false, e);
-}
-
-void *cuda_alloc(struct backend *be, size_t bytes, struct error *e) {
-	return gpu_alloc(be, bytes, e);
-}
-
-static void *gpu_alloc_pinned(struct backend *be, size_t bytes, struct error *e) {
-	void *p = nullptr;
-	cudaError_t r = cudaMallocHost(&p, align_up(bytes ? bytes : 1));
-	if (r != cudaSuccess) {
-		cudaGetLastError();
-		error_set(e, -ENOMEM, "cuda: pinning %zu KiB of host memory: %s (raise the locked memory limit)", bytes >> 10,
-			cudaGetErrorString(r));
-		return nullptr;
-	}
-	memset(p, 0, bytes);
-	return remember(be, p, bytes, true, e);
-}
-
-static void gpu_free(struct backend *be, void *p) {
-	struct cuda_backend *c = inside(be);
-	for (struct block **at = &c->blocks; *at; at = &(*at)->next) {
-		struct block *b = *at;
-		if (b->p != p)
-			continue;
-		*at = b->next;
-		c->allocated -= b->pinned ? 0 : b->bytes;
-		b->pinned ? cudaFreeHost(p) : cudaFree(p);
-		free(b);
-		return;
-	}
-}
-
-void *cuda_scratch(struct backend *be, size_t bytes, const char *op) {
-	struct cuda_backend *c = inside(be);
-	if (bytes <= c->cu.scratch_bytes)
-		return c->cu.scratch;
-	struct error e = {};
-	size_t grown = bytes > 2 * c->cu.scratch_bytes ? bytes : 2 * c->cu.scratch_bytes;
-	void *p = c->retired_count < RETIRED_MAX ? gpu_alloc(be, grown, &e) : nullptr;
-	if (!p) {
-		cuda_latch_text(be, -ENOMEM, op, e.code ? e.text : "scratch memory grew too often");
-		return nullptr;
-	}
-	c->retired[c->retired_count++] = c->cu.scratch;
-	c->cu.scratch = p;
-	c->cu.scratch_bytes = grown;
-	return p;
-}
-
-static void gpu_upload(struct backend *be, void *dst, const void *src, size_t bytes) {
-	/* From pageable memory the call returns when the source may be reused. */
-	check(be, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, cuda_of(be)->stream), "upload");
-}
-
-static void gpu_download(struct backend *be, void *dst, const void *src, size_t bytes) {
-	check(be, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, cuda_of(be)->stream), "download");
-	check(be, cudaStreamSynchronize(cuda_of(be)->stream), "download");
-}
-
-static void gpu_download_async(struct backend *be, void *dst, const void *src, size_t bytes) {
-	check(be, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, cuda_of(be)->stream), "download");
-}
-
-static void gpu_copy(struct backend *be, void *dst, const void *src, size_t bytes) {
-	check(be, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, cuda_of(be)->stream), "copy");
-}
-
-static void gpu_zero(struct backend *be, void *dst, size_t bytes) {
-	check(be, cudaMemsetAsync(dst, 0, bytes, cuda_of(be)->stream), "zero");
-}
-
 /* ---- marks ---- */
 static uint64_t gpu_mark(struct backend *be) {
 	struct cuda_backend *c = inside(be);
 	uint64_t mark = ++c->marks;
-	check(be, cudaEventRecord(c->event[mark % MARKS], c->cu.stream), "mark");
+	if (!spoils(be))
+		check(be, cudaEventRecord(c->event[mark % MARKS], c->cu.stream), "mark");
 	return mark;
 }
 
 /* A slot may hold a later mark by now; waiting for that one is only safer. */
 static int gpu_reached(struct backend *be, uint64_t mark) {
 	cudaError_t r = cudaEventQuery(inside(be)->event[mark % MARKS]);
-	if (r != cudaSuccess && r != cudaErrorNotReady)
-		cuda_latch(be, r, "mark", nullptr);
+	if (r == cudaErrorNotReady)
+		cudaGetLastError(); /* else the next launch would seem to have failed */
+	else
+		check(be, r, "mark");
 	return r != cudaErrorNotReady;
 }
 
@@ -209,8 +69,33 @@ static int gpu_wait(struct backend *be, uint64_t mark, struct error *e) {
 	return backend_error(be, e);
 }
 
+static int64_t gpu_elapsed_us(struct backend *be, uint64_t from, uint64_t to) {
+	struct cuda_backend *c = inside(be);
+	float ms = 0.f;
+	if (from + MARKS <= c->marks || to + MARKS <= c->marks)
+		return 0;
+	cudaError_t r = cudaEventElapsedTime(&ms, c->event[from % MARKS], c->event[to % MARKS]);
+	if (r == cudaErrorNotReady)
+		cudaGetLastError();
+	else
+		check(be, r, "elapsed");
+	return (int64_t)(ms * 1000.f);
+}
+
+static struct backend *gpu_lane(struct backend *be) {
+	struct cuda_backend *c = inside(be);
+	return c->lane ? &c->lane->base : be;
+}
+
+static void gpu_order(struct backend *be, struct backend *after, uint64_t mark) {
+	if (be != after && !spoils(be))
+		check(be, cudaStreamWaitEvent(cuda_of(be)->stream, inside(after)->event[mark % MARKS], 0), "order");
+}
+
 static int gpu_sync(struct backend *be, struct error *e) {
 	check(be, cudaStreamSynchronize(cuda_of(be)->stream), "sync");
+	if (inside(be)->lane)
+		check(be, cudaStreamSynchronize(inside(be)->lane->cu.stream), "sync");
 	return backend_error(be, e);
 }
 
@@ -229,20 +114,29 @@ static struct backend_info gpu_info(const struct backend *be) {
 }
 
 static size_t gpu_allocated(const struct backend *be) {
-	return ((const struct cuda_backend *)be)->allocated;
+	return ((const struct cuda_backend *)be->root)->allocated;
+}
+
+static uint64_t gpu_allocations(const struct backend *be) {
+	return ((const struct cuda_backend *)be->root)->allocations;
 }
 
 static void gpu_destroy(struct backend *be) {
 	struct cuda_backend *c = inside(be);
+	if (c->lane)
+		gpu_destroy(&c->lane->base);
+	c->lane = nullptr;
 	if (c->cu.stream)
 		cudaStreamSynchronize(c->cu.stream);
-	while (c->blocks)
-		gpu_free(be, c->blocks->p);
+	replay_forget(be);
+	free(c->recorder.table);
+	c->recorder.table = nullptr;
+	memory_close(be);
 	for (int i = 0; i < MARKS; i++) {
 		if (c->event[i])
 			cudaEventDestroy(c->event[i]);
 	}
-	if (c->cu.blas)
+	if (c->cu.blas && be->root == be)
 		cublasLtDestroy(c->cu.blas);
 	if (c->cu.stream)
 		cudaStreamDestroy(c->cu.stream);
@@ -250,7 +144,8 @@ static void gpu_destroy(struct backend *be) {
 }
 
 static const struct backend_driver driver = {gpu_destroy, gpu_info, gpu_alloc, gpu_alloc_pinned, gpu_free, gpu_allocated,
-	gpu_upload, gpu_download, gpu_download_async, gpu_copy, gpu_zero, gpu_mark, gpu_reached, gpu_wait, gpu_sync};
+	gpu_upload, gpu_download, gpu_download_async, gpu_copy, gpu_zero, gpu_mark, gpu_reached, gpu_wait, gpu_sync,
+	gpu_allocations, gpu_elapsed_us, gpu_lane, gpu_order, gpu_replay, gpu_record_end, gpu_recording_bytes, gpu_recordings};
 
 static void fill_table(struct ops *o) {
 	o->linear_create = cuda_linear_create, o->linear_destroy = cuda_linear_destroy;
@@ -293,32 +188,56 @@ static int device_pick(struct cuda_backend *c, int device, struct error *e) {
 	return gpu_usable(&f, device, e);
 }
 
+/* Stream, marks and memory of c, whose device is chosen. Pictures are what a
+ * viewer waits for, so the lane's work goes before the next passes. */
+static int stream_open(struct cuda_backend *c, bool lane, struct error *e) {
+	int low = 0, high = 0;
+	cudaError_t r = cudaDeviceGetStreamPriorityRange(&low, &high);
+	if (r == cudaSuccess)
+		r = cudaStreamCreateWithPriority(&c->cu.stream, cudaStreamNonBlocking, lane ? high : low);
+	for (int i = 0; i < MARKS && r == cudaSuccess; i++)
+		r = cudaEventCreateWithFlags(&c->event[i], cudaEventBlockingSync);
+	if (r != cudaSuccess)
+		return error_set(e, -EIO, "%s: %s", c->name, cudaGetErrorString(r));
+	fill_table(&c->base.ops);
+	return memory_open(&c->base, e);
+}
+
+static int lane_open(struct cuda_backend *root, struct error *e) {
+	struct cuda_backend *c = (struct cuda_backend *)calloc(1, sizeof *c);
+	if (!c)
+		return error_set(e, -ENOMEM, "cuda: no host memory");
+	root->lane = c;
+	c->base.driver = &driver;
+	c->base.root = &root->base;
+	c->cu.device = root->cu.device;
+	c->cu.cc = root->cu.cc;
+	c->cu.processors = root->cu.processors;
+	c->cu.blas = root->cu.blas;
+	c->recorder.off = root->recorder.off;
+	memcpy(c->name, root->name, sizeof c->name);
+	return stream_open(c, true, e);
+}
+
 struct backend *cuda_backend_create(const struct backend_config *config, int device, struct error *e) {
-	(void)config;
 	struct cuda_backend *c = (struct cuda_backend *)calloc(1, sizeof *c);
 	if (!c) {
 		error_set(e, -ENOMEM, "cuda: no host memory");
 		return nullptr;
 	}
 	c->base.driver = &driver;
-	if (device_pick(c, device, e) < 0) {
-		free(c);
-		return nullptr;
-	}
-	cudaError_t r = cudaStreamCreateWithFlags(&c->cu.stream, cudaStreamNonBlocking);
-	for (int i = 0; i < MARKS && r == cudaSuccess; i++)
-		r = cudaEventCreateWithFlags(&c->event[i], cudaEventDisableTiming | cudaEventBlockingSync);
-	if (r != cudaSuccess || cublasLtCreate(&c->cu.blas) != CUBLAS_STATUS_SUCCESS) {
-		error_set(e, -EIO, "%s: %s", c->name, r == cudaSuccess ? "cuBLASLt does not start" : cudaGetErrorString(r));
+	c->base.root = &c->base;
+	c->recorder.off = config->eager;
+	int r = device_pick(c, device, e);
+	if (r == 0 && cublasLtCreate(&c->cu.blas) != CUBLAS_STATUS_SUCCESS)
+		r = error_set(e, -EIO, "%s: cuBLASLt does not start", c->name);
+	if (r == 0)
+		r = stream_open(c, false, e);
+	if (r == 0 && !config->one_lane)
+		r = lane_open(c, e);
+	if (r < 0) {
 		gpu_destroy(&c->base);
 		return nullptr;
 	}
-	c->cu.scratch = gpu_alloc(&c->base, SCRATCH_FIRST, e);
-	if (!c->cu.scratch) {
-		gpu_destroy(&c->base);
-		return nullptr;
-	}
-	c->cu.scratch_bytes = SCRATCH_FIRST;
-	fill_table(&c->base.ops);
 	return &c->base;
 }
