@@ -86,6 +86,13 @@ struct decoder_state *decoder_state_create(
 	return s;
 }
 
+size_t decoder_state_bytes(const struct decoder_state *s) {
+	size_t sum = 0;
+	for (int i = 0; i < VIDEO_HISTORIES_MAX; i++)
+		sum += s->video.history[i].rank ? tensor_bytes(&s->video.history[i]) : 0;
+	return sum;
+}
+
 void decoder_state_destroy(struct decoder_state *s) {
 	free(s);
 }

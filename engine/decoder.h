@@ -17,6 +17,7 @@ void decoder_destroy(struct decoder *d); /* NULL is fine */
 /* Histories for a latent size; run against a measuring arena to plan. */
 struct decoder_state *decoder_state_create(const struct decoder *d, int latent_h, int latent_w,
 	struct arena *a, struct error *e);
+size_t decoder_state_bytes(const struct decoder_state *s);
 void decoder_state_destroy(struct decoder_state *s); /* memory stays with its arena */
 void decoder_restart(const struct decoder *d, struct decoder_state *s); /* a new stream: zero histories */
 /* Pictures that decoding `frames` more latents will give (warm-up dropped). */

@@ -91,3 +91,11 @@ int generator_frames(struct generator *g, struct frame **out, int max) {
 struct chunk_info generator_chunk_info(const struct generator *g) {
 	return g->impl->chunk_info(g);
 }
+
+bool generator_pending(const struct generator *g) {
+	return g->impl->pending(g);
+}
+
+int engine_await(struct engine *en) {
+	return en->impl->await(en);
+}

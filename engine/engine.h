@@ -12,6 +12,9 @@
  *			n = generator_frames(g, frames, max);
  *	}
  *
+ * On a GPU a step enqueues work and returns; pictures come out when they are
+ * done, which may be when the next chunk is already being made.
+ *
  * Thread: one thread, the GPU thread, makes every call, except where a line
  * says "any thread". Several generators share one engine and take turns.
  *
@@ -51,6 +54,8 @@ struct engine_config {
 	int prompts_cached;     /* encoded prompts kept; default 16 */
 	int frames_max;         /* frames one generator may have outstanding; default 3 chunks */
 	size_t memory_max_bytes; /* device memory to use; 0: what is free */
+	bool eager;             /* a GPU replays nothing that it recorded, for comparison */
+	bool one_lane;          /* a GPU decodes between the passes, not beside them, for comparison */
 	/* Called on the thread of engine_create while it works; may be NULL. */
 	void (*progress)(void *ctx, const char *stage, uint64_t done_bytes, uint64_t total_bytes);
 	void *progress_ctx;
@@ -77,8 +82,13 @@ struct model_info {
 	enum transition transition_first;           /* the one to offer first */
 	double transition_cost_chunks[TRANSITION_COUNT];
 	const char *suggestions_json; /* {"sentences":[],"turns":[],"slots":[]}, never NULL */
-	size_t weights_bytes, generator_bytes, scratch_bytes; /* of device memory */
-	int generators_max;
+	/* The memory plan, in bytes of device memory. */
+	size_t weights_bytes;
+	size_t generator_bytes, kv_bytes, decoder_bytes; /* of one generator; of them, keys and
+							    values, and what the decoder remembers */
+	size_t scratch_bytes, recordings_bytes, headroom_bytes;
+	int generators_max, generators_fit; /* asked for; that there is room for */
+	int warm_chunks; /* after so many nothing is set up any more */
 };
 
 /* NULL and *e on failure. */
@@ -133,18 +143,29 @@ enum progress {
 };
 /* True between chunks: the next step begins one. */
 bool generator_boundary(const struct generator *g);
+/* True while pictures are on their way: their chunk is enqueued, generator_frames
+ * has not given them yet. */
+bool generator_pending(const struct generator *g);
+/* Sleeps until the next pictures of any generator are done; 1 when it slept, 0
+ * when none are on their way (or the device has failed, which the next step
+ * tells). For a caller that has nothing else to do. */
+int engine_await(struct engine *en);
 /* Index of the chunk in progress, or of the next one at a boundary. */
 int64_t generator_chunk(const struct generator *g);
 /* Pictures the chunk in progress (or, at a boundary, the next) will give. */
 int generator_chunk_frames(const struct generator *g);
 /* Advances by one bounded piece of work: a text encoding, a denoising pass, a
- * decode. Never waits for frames to be released. On failure the generator is
+ * decode. Never waits for frames to be released. On a GPU the work is enqueued;
+ * when all of a chunk is, the step sleeps until the next pictures or the chunk's
+ * latent are done, so that the device never runs dry and yet a prompt has to
+ * wait for little more than the chunk in progress. On failure the generator is
  * done for (destroy it); others go on unless engine_broken. */
 int generator_step(struct generator *g, enum progress *p, struct error *e);
-/* Moves up to max finished pictures to the caller, in order; returns how many. */
+/* Moves up to max finished pictures to the caller, in order, none past the end
+ * of a chunk; returns how many. */
 int generator_frames(struct generator *g, struct frame **out, int max);
 
-/* Account of the chunk last finished; valid after its last PROGRESS_FRAMES. */
+/* Account of the chunk whose last picture was given out last. */
 struct chunk_info {
 	int64_t chunk;
 	uint32_t revision;

@@ -27,6 +27,8 @@ struct engine_impl {
 	int (*step)(struct generator *g, enum progress *p, struct error *e);
 	int (*frames)(struct generator *g, struct frame **out, int max);
 	struct chunk_info (*chunk_info)(const struct generator *g);
+	bool (*pending)(const struct generator *g);
+	int (*await)(struct engine *en);
 };
 
 struct engine {

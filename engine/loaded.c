@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The implementation behind engine.h that runs a model: loading, the memory
- * plan, and what the model is. Sizes come from a measuring run of the very code
- * that then allocates. Thread: the backend's; prompt_tokens any. */
+/* The implementation behind engine.h that runs a model: loading, and what the
+ * model is. Sizes come from a measuring run of the very code that then
+ * allocates. Thread: the backend's; prompt_tokens any. */
 #include "engine/loaded.h"
 
 #include <errno.h>
@@ -12,7 +12,6 @@
 
 #include "engine/sha256.h"
 
-#define MIB(bytes) ((bytes) >> 20)
 #define GENERATORS_LIMIT 64
 #define FRAMES_LIMIT 4096
 #define PROMPTS_LIMIT 4096
@@ -20,6 +19,9 @@
 #define POOL_CHUNKS 3 /* frames_max by default, in chunks */
 #define PROMPTS_CACHED 16 /* by default */
 #define LINE_BYTES 600
+/* A GPU loads a kernel's code when it is first called: the second chunk of a scene
+ * is the first that selects blocks. */
+#define WARM_CHUNKS_GPU 2
 
 void loaded_log(const struct loaded *l, enum log_level level, const char *format, ...) {
 	if (!l->log)
@@ -155,7 +157,7 @@ static int parts_create(
 	if (!l->dit)
 		return e->code;
 	loading_part(&g, "decoder", l->decoder_weights, decoder);
-	l->decoder = decoder_create(l->be, l->m, l->decoder_weights, a, l->precision, e);
+	l->decoder = decoder_create(l->lane, l->m, l->decoder_weights, a, l->precision, e);
 	weights_watch(l->decoder_weights, NULL, NULL);
 	if (!l->decoder)
 		return e->code;
@@ -204,73 +206,8 @@ static int parts_load(struct loaded *l, const struct engine_config *c, struct er
 	unused_warn(l, "text encoder", l->text_weights);
 	unused_warn(l, "transformer", l->dit_weights);
 	unused_warn(l, "decoder", l->decoder_weights);
-	l->weights_bytes = backend_allocated(l->be);
+	l->weights_bytes = backend_allocated(l->be) - l->own_bytes;
 	return 0;
-}
-
-/* ---- the memory plan ---------------------------------------------------------- */
-
-struct plan {
-	size_t slot, scratch;
-};
-
-static int plan_measure(struct loaded *l, struct plan *p, struct error *e) {
-	struct slot s = {.arena = arena_measure(l->be)};
-	struct arena *scratch = arena_measure(l->be);
-	int r = s.arena && scratch ? slot_build(l, &s, e)
-				   : error_set(e, -ENOMEM, "no memory to plan with");
-	if (r == 0) {
-		p->slot = arena_peak(s.arena);
-		r = slot_measure_scratch(l, &s, scratch, e);
-		p->scratch = arena_peak(scratch);
-	}
-	slot_drop(&s);
-	arena_destroy(scratch);
-	return r;
-}
-
-static int plan_check(const struct loaded *l, const struct plan *p, size_t limit, struct error *e) {
-	size_t need = p->slot * (size_t)l->slots + p->scratch;
-	size_t free_bytes = backend_info(l->be).bytes_free;
-	if (limit) {
-		size_t left = limit > l->weights_bytes ? limit - l->weights_bytes : 0;
-		free_bytes = left < free_bytes ? left : free_bytes;
-	}
-	loaded_log(l, LOG_LEVEL_INFO,
-		"memory: weights %zu MiB, %d generators of %zu MiB, scratch %zu MiB; %zu MiB free",
-		MIB(l->weights_bytes), l->slots, MIB(p->slot), MIB(p->scratch), MIB(free_bytes));
-	if (need <= free_bytes)
-		return 0;
-	return error_set(e, -ENOMEM,
-		"device memory: %zu MiB missing (beside weights of %zu MiB: generators_max %d x "
-		"%zu MiB, "
-		"scratch %zu MiB, %zu MiB free): lower the number of sessions (generators_max), "
-		"cache.window_frames (%d), "
-		"the picture size or precision (%s)",
-		MIB(need - free_bytes) + 1, MIB(l->weights_bytes), l->slots, MIB(p->slot),
-		MIB(p->scratch), MIB(free_bytes), l->m->cache.window_frames,
-		precision_name(l->precision));
-}
-
-static int slots_create(struct loaded *l, const struct engine_config *c, struct error *e) {
-	struct plan p = {0};
-	int r = plan_measure(l, &p, e);
-	if (r == 0)
-		r = plan_check(l, &p, c->memory_max_bytes, e);
-	if (r < 0)
-		return r;
-	l->slot = calloc((size_t)l->slots, sizeof *l->slot);
-	l->scratch = arena_create(l->be, p.scratch, e);
-	if (!l->slot || !l->scratch)
-		return error_set(e, -ENOMEM, "no memory for %d generators", l->slots);
-	for (int i = 0; i < l->slots && r == 0; i++) {
-		l->slot[i].arena = arena_create(l->be, p.slot, e);
-		r = l->slot[i].arena ? slot_build(l, &l->slot[i], e) : e->code;
-	}
-	l->base.info.weights_bytes = l->weights_bytes;
-	l->base.info.generator_bytes = p.slot;
-	l->base.info.scratch_bytes = p.scratch;
-	return r;
 }
 
 /* ---- what the model is ---------------------------------------------------------- */
@@ -323,6 +260,7 @@ static void info_fill(struct loaded *l) {
 		i->transition_cost_chunks[TRANSITION_RECACHE] = recache_cost(m);
 	i->suggestions_json = m->suggestions_json;
 	i->generators_max = l->slots;
+	i->warm_chunks = strcmp(b.kind, "cpu") == 0 ? 1 : WARM_CHUNKS_GPU;
 }
 
 /* ---- life --------------------------------------------------------------------- */
@@ -336,6 +274,8 @@ static void loaded_destroy(struct engine *en) {
 	parts_drop(l);
 	tokenizer_destroy(l->tokenizer);
 	if (l->be) {
+		if (l->lane_scratch != l->scratch)
+			arena_destroy(l->lane_scratch);
 		arena_destroy(l->scratch);
 		arena_destroy(l->arena);
 	}
@@ -360,11 +300,15 @@ static int loaded_fill(struct loaded *l, const struct engine_config *c, struct e
 	const struct backend_config backend = {
 		.spec = c->backend && *c->backend ? c->backend : "auto",
 		.threads = c->threads,
+		.eager = c->eager,
+		.one_lane = c->one_lane,
 		.log = backend_line,
 		.log_ctx = l};
 	l->be = backend_create(&backend, e);
 	if (!l->be)
 		return e->code;
+	l->lane = backend_lane(l->be);
+	l->own_bytes = backend_allocated(l->be);
 	r = precision_choose(l, c->precision, e);
 	if (r < 0)
 		return r;
@@ -384,7 +328,7 @@ static int loaded_fill(struct loaded *l, const struct engine_config *c, struct e
 		return e->code;
 	r = parts_load(l, c, e);
 	if (r == 0)
-		r = slots_create(l, c, e);
+		r = plan_slots(l, c->memory_max_bytes, e);
 	if (r == 0)
 		r = backend_sync(l->be, e);
 	return r;
@@ -414,7 +358,8 @@ static int loaded_prompt_tokens(const struct engine *en, const char *utf8, struc
 }
 
 static bool loaded_broken(const struct engine *en) {
-	return ((const struct loaded *)en)->broken;
+	const struct loaded *l = (const struct loaded *)en;
+	return l->broken || backend_sticky(l->be);
 }
 
 const struct engine_impl engine_impl_model = {
@@ -433,4 +378,6 @@ const struct engine_impl engine_impl_model = {
 	.step = live_step,
 	.frames = live_frames,
 	.chunk_info = live_chunk_info,
+	.pending = live_pending,
+	.await = live_await,
 };

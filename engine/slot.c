@@ -67,6 +67,8 @@ int slot_build(struct loaded *l, struct slot *s, struct error *e) {
 		s->recent = latents(l, round_up(m->cache.window_frames, m->chunk_frames), s->arena);
 		s->reread = latents(l, l->pass_frames, s->arena);
 	}
+	for (int i = 0; i < SLOT_FINISHED; i++)
+		s->finished[i] = latents(l, m->chunk_frames, s->arena);
 	s->rgb = arena_tensor(
 		s->arena, DTYPE_F32, 4, (int64_t[]){m->stride_t, m->height, m->width, 3});
 	s->yuv = arena_2d(s->arena, DTYPE_U8, m->stride_t,
@@ -88,9 +90,12 @@ void slot_drop(struct slot *s) {
 	*s = (struct slot){0};
 }
 
-int slot_measure_scratch(struct loaded *l, struct slot *s, struct arena *scratch, struct error *e) {
+void slot_measure_scratch(struct loaded *l, struct arena *scratch) {
 	dit_measure(l->dit, l->sparsity, l->pass_frames, l->m->cache.window_frames, scratch);
 	text_measure(l->encoder, l->m->dit.text_len, scratch);
+}
+
+int slot_measure_lane(struct loaded *l, struct slot *s, struct arena *scratch, struct error *e) {
 	struct tensor latent = latents(l, 1, s->arena);
 	return decoder_decode(l->decoder, s->decoder, &s->rgb, &latent, scratch, e);
 }

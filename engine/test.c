@@ -155,6 +155,8 @@ static void info_fill(struct model_info *m, const struct options *o, int generat
 				    "\"turns\":[\"at night\",\"in snow\",\"the storm clears\"],"
 				    "\"slots\":[]}",
 		.generators_max = generators_max,
+		.generators_fit = generators_max,
+		.warm_chunks = 1,
 	};
 }
 
@@ -348,6 +350,16 @@ static struct chunk_info test_chunk_info(const struct generator *base) {
 	return ((const struct test_generator *)base)->done;
 }
 
+/* Pictures are done when a step returns. */
+static bool test_pending(const struct generator *base) {
+	return ((const struct test_generator *)base)->ready_count > 0;
+}
+
+static int test_await(struct engine *en) {
+	(void)en;
+	return 0;
+}
+
 static int begin_chunk(struct test_generator *g, struct error *e) {
 	struct test_engine *en = g->en;
 	if (!g->now.set && !g->next.set)
@@ -508,4 +520,6 @@ const struct engine_impl engine_impl_test = {
 	.step = test_step,
 	.frames = test_frames,
 	.chunk_info = test_chunk_info,
+	.pending = test_pending,
+	.await = test_await,
 };

@@ -104,7 +104,8 @@ static json_t *model_json(const struct model_info *m) {
 		m->sparsity, "weights_hash", m->weights_hash, "width", m->width, "height",
 		m->height, "fps_num", m->fps_num, "fps_den", m->fps_den, "steps", m->steps,
 		"window_frames", m->window_frames, "sink_frames", m->sink_frames, "needs_bytes",
-		(json_int_t)(m->weights_bytes + m->generator_bytes + m->scratch_bytes),
+		(json_int_t)(m->weights_bytes + m->generator_bytes + m->scratch_bytes +
+			     m->recordings_bytes),
 		"suggestions", suggestions_json(m));
 }
 
@@ -140,9 +141,14 @@ int about_status(struct call *c, struct problem *p) {
 		json_object_set_new(out, "model", json_string(m->name));
 		json_object_set_new(out, "backend", json_string(m->backend));
 		json_object_set_new(out, "memory",
-			json_pack("{s:I, s:I, s:I}", "weights_bytes", (json_int_t)m->weights_bytes,
-				"session_bytes", (json_int_t)m->generator_bytes, "scratch_bytes",
-				(json_int_t)m->scratch_bytes));
+			json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}", "weights_bytes",
+				(json_int_t)m->weights_bytes, "session_bytes",
+				(json_int_t)m->generator_bytes, "session_kv_bytes",
+				(json_int_t)m->kv_bytes, "session_decoder_bytes",
+				(json_int_t)m->decoder_bytes, "scratch_bytes",
+				(json_int_t)m->scratch_bytes, "recordings_bytes",
+				(json_int_t)m->recordings_bytes, "headroom_bytes",
+				(json_int_t)m->headroom_bytes, "sessions_fit", m->generators_fit));
 	} else if (out && why.extra) {
 		json_object_update(out, why.extra);
 	}

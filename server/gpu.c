@@ -12,7 +12,7 @@
 #include "server/session_impl.h"
 #include "server/wire.h"
 
-enum { IDLE_TICK_US = 1000000, WARM_CHUNKS = 1, FRAMES_AT_ONCE = 16 };
+enum { IDLE_TICK_US = 1000000, FRAMES_AT_ONCE = 16 };
 
 struct gpu {
 	struct registry *registry;
@@ -80,22 +80,26 @@ static void loading(void *ctx, const char *stage, uint64_t done, uint64_t total)
 	registry_loading(g->registry, stage, done, total);
 }
 
-/* A chunk nobody sees: first calls are slow, and a model that cannot make one
- * must not be called ready. */
+/* Chunks nobody sees: first calls are slow, and a model that cannot make one must
+ * not be called ready. */
 static int warm_up(struct gpu *g, struct error *e) {
 	struct generator *gen = generator_create(g->engine, 0, e);
 	if (!gen)
 		return e->code;
 	struct prompt_change words = {.text = "warm", .revision = 1};
-	int rc = generator_prompt(gen, &words, e);
-	for (int made = 0; rc == 0 && made < WARM_CHUNKS;) {
+	int rc = generator_prompt(gen, &words, e), chunks = engine_model(g->engine)->warm_chunks;
+	for (int made = 0; rc == 0 && (made < chunks || generator_pending(gen));) {
 		enum progress p;
 		struct frame *f;
-		rc = generator_step(gen, &p, e);
+		if (made < chunks) {
+			rc = generator_step(gen, &p, e);
+			made += rc == 0 && generator_boundary(gen);
+		} else {
+			engine_await(g->engine);
+		}
 		tick(g);
 		while (rc == 0 && generator_frames(gen, &f, 1) == 1)
 			frame_release(f);
-		made += rc == 0 && generator_boundary(gen);
 		if (registry_draining(g->registry))
 			rc = error_set(e, -ECANCELED, "stopped while loading");
 	}
@@ -274,7 +278,8 @@ static void move_frames(struct session *s) {
 			if (!encoder_frame(x->encoder, f[i]))
 				frame_release(f[i]); /* texts never fill its queue: not reached */
 			if (last)
-				encoder_chunk_end(x->encoder, &info, x->info_pace_wait_us);
+				encoder_chunk_end(x->encoder, &info,
+					x->pace_wait_us[info.chunk % SESSION_CHUNKS_OPEN]);
 		}
 	}
 }
@@ -349,6 +354,8 @@ static bool may_begin(
 	int64_t index = s->next_index;
 	bool saved = is_saved(s, session_chunk_frames_max(m));
 	pthread_mutex_unlock(&s->lock);
+	if ((done || reason) && generator_pending(x->generator))
+		return false; /* its pictures come first */
 	if (done) {
 		session_sink(s, SESSION_ENDED, "max_chunks", 1000, NULL);
 		at_most(wait_us, 0);
@@ -381,7 +388,8 @@ static bool may_begin(
 static bool tend(struct gpu *g, struct session *s, int64_t now_us, int64_t *wait_us) {
 	struct session_gpu *x = &s->gpu;
 	bool over = session_is_over(session_state(s));
-	if (over || (g->draining && !x->mid_chunk)) {
+	bool pending = x->generator && generator_pending(x->generator);
+	if (over || (g->draining && !x->mid_chunk && !pending)) {
 		if (!x->released || x->encoder || over)
 			put_away(g, s, over);
 		if (x->encoder)
@@ -394,6 +402,8 @@ static bool tend(struct gpu *g, struct session *s, int64_t now_us, int64_t *wait
 	move_frames(s);
 	if (x->mid_chunk)
 		return !x->blocked && !is_starving(x);
+	if (g->draining)
+		return false;
 	return may_begin(g, s, lonely, now_us, wait_us);
 }
 
@@ -462,7 +472,8 @@ static int begin_chunk(struct gpu *g, struct session *s, int64_t now_us, struct 
 		session_note(s);
 	x->mid_chunk = true;
 	x->turn = ++g->turn;
-	x->pace_wait_us = x->wait_from_us ? now_us - x->wait_from_us : 0;
+	x->pace_wait_us[generator_chunk(x->generator) % SESSION_CHUNKS_OPEN] =
+		x->wait_from_us ? now_us - x->wait_from_us : 0;
 	x->wait_from_us = 0;
 	if (reset) /* with the seed of the new film */
 		say(s, session_state_message(s));
@@ -491,7 +502,6 @@ static void step(struct gpu *g, struct session *s, int64_t now_us) {
 		return;
 	}
 	atomic_store(&g->registry->stepped_us, wire_now_us());
-	x->info_pace_wait_us = x->pace_wait_us;
 	if (generator_boundary(x->generator))
 		x->mid_chunk = false;
 	move_frames(s);
@@ -517,10 +527,11 @@ int64_t gpu_turn(struct gpu *g, int64_t now_us) {
 		if (better)
 			next = s;
 	}
-	if (next) {
+	if (next)
 		step(g, next, now_us);
+	/* Nothing to enqueue: pictures on their way are worth sleeping for. */
+	if (next || engine_await(g->engine))
 		wait_us = 0;
-	}
 	for (int i = 0; i < n; i++)
 		session_unref(all[i]);
 	return wait_us;

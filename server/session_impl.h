@@ -14,6 +14,7 @@ struct encoder;
 struct journal;
 
 /* Owned by the GPU thread. */
+enum { SESSION_CHUNKS_OPEN = 4 };
 struct session_gpu {
 	struct generator *generator; /* NULL: not prepared */
 	struct encoder *encoder; /* assigned; NULL: none yet */
@@ -25,8 +26,8 @@ struct session_gpu {
 	bool released; /* generator gone; waits to hand the end to the encoder */
 	int64_t unwatched_since_us; /* 0: watched */
 	int64_t wait_from_us; /* since when the pace alone holds the chunk back; 0: it does not */
-	int64_t pace_wait_us; /* of the chunk in progress */
-	int64_t info_pace_wait_us; /* of the chunk whose end is not yet told */
+	/* By chunk: the next one may have begun before the last one's end is told. */
+	int64_t pace_wait_us[SESSION_CHUNKS_OPEN];
 	uint64_t turn; /* of the last chunk begun; the least is next */
 	uint32_t revision; /* in effect */
 };

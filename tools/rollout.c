@@ -4,8 +4,10 @@
  *
  *	lightforced-rollout --model DIR --prompt TEXT [--at CHUNK [--mode M] --prompt TEXT]...
  *	    [--seed N] [--chunks N] [--sparsity P] [--backend B] [--precision P] [--threads N]
- *	    [--out FILE.y4m] [--latents FILE] [--compare FILE]
+ *	    [--out FILE.y4m] [--latents FILE] [--compare FILE] [--eager] [--one-lane]
  *
+ * --eager and --one-lane switch off what a GPU backend does to be fast (replaying
+ * recorded passes, decoding beside them): the bytes must be the same.
  * --latents writes the latents as safetensors, with the prompts. --compare reads
  * such a file (or a reference file of kind "demo model rollout"): its prompts are
  * taken when none are given, its noise when it has some, and the pictures are
@@ -17,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "engine/generator.h"
 #include "engine/weights.h"
@@ -59,6 +62,8 @@ struct render {
 	double squared;
 	int64_t compared;
 	struct chunk_info sum;
+	int64_t begun_us, took_us, reported_us, stepping_us;
+	uint64_t allocations; /* made when the second chunk was done */
 	struct error failure; /* inside a callback */
 };
 
@@ -69,7 +74,7 @@ static int usage(void) {
 	      "switch|recache|cut] --prompt TEXT]...\n"
 	      "    [--seed N] [--chunks N] [--sparsity P] [--backend B] [--precision P] [--threads "
 	      "N]\n"
-	      "    [--out FILE.y4m] [--latents FILE] [--compare FILE]\n",
+	      "    [--out FILE.y4m] [--latents FILE] [--compare FILE] [--eager] [--one-lane]\n",
 		stderr);
 	return 2;
 }
@@ -99,7 +104,8 @@ static int options_parse(struct options *o, int argc, char **argv) {
 		{"precision", required_argument, NULL, 'P'},
 		{"threads", required_argument, NULL, 't'}, {"out", required_argument, NULL, 'o'},
 		{"latents", required_argument, NULL, 'l'},
-		{"compare", required_argument, NULL, 'C'}, {NULL, 0, NULL, 0}};
+		{"compare", required_argument, NULL, 'C'}, {"eager", no_argument, NULL, 'E'},
+		{"one-lane", no_argument, NULL, 'O'}, {NULL, 0, NULL, 0}};
 	int c, mode = TRANSITION_SWITCH;
 	int64_t at = 0, n = 0;
 	bool ok = true;
@@ -139,6 +145,12 @@ static int options_parse(struct options *o, int argc, char **argv) {
 		case 't':
 			ok = number_parse(optarg, 1024, &n);
 			o->engine.threads = (int)n;
+			break;
+		case 'E':
+			o->engine.eager = true;
+			break;
+		case 'O':
+			o->engine.one_lane = true;
 			break;
 		default:
 			ok = false;
@@ -231,8 +243,8 @@ static int reference_build(struct render *r, struct error *e) {
 
 /* Decodes the reference's chunk into r->want. */
 static int reference_decode(struct render *r, int64_t chunk, struct error *e) {
-	struct backend *be = engine_backend(r->engine);
 	const struct decoder *d = engine_decoder(r->engine);
+	struct backend *be = decoder_backend(d);
 	int64_t size = tensor_count(&r->device_latent), at = 0;
 	int64_t picture = tensor_count(&r->device_rgb) / r->device_rgb.dim[0];
 	const float *latent = (const float *)r->reference.data + chunk * r->m->chunk_frames * size;
@@ -308,6 +320,46 @@ static int frame_write(FILE *out, const struct frame *f, struct error *e) {
 	return ferror(out) ? error_set(e, -EIO, "writing pictures: %s", strerror(errno)) : 0;
 }
 
+static int64_t clock_us(void) {
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+static void chunk_report(struct render *r, const struct chunk_info *info) {
+	int64_t now = clock_us();
+	printf("chunk %lld: %d pictures, kept %d of %d blocks, condition %.1f ms, transformer %.1f "
+	       "ms, decoder %.1f ms; %.1f ms since the last\n",
+		(long long)info->chunk, info->frames, info->kept_blocks, info->visible_blocks,
+		(double)info->condition_us / 1e3, (double)info->dit_us / 1e3,
+		(double)info->decode_us / 1e3, (double)(now - r->reported_us) / 1e3);
+	r->reported_us = now;
+	r->sum.frames += info->frames;
+	r->sum.condition_us += info->condition_us;
+	r->sum.dit_us += info->dit_us;
+	r->sum.decode_us += info->decode_us;
+	if (info->chunk == 1 || r->o.chunks == 1)
+		r->allocations = backend_allocations(engine_backend(r->engine));
+}
+
+/* Writes what is done; a chunk is told with its last picture. */
+static int frames_take(struct render *r, struct generator *g, struct error *e) {
+	struct frame *f;
+	int rc = 0;
+	while (generator_frames(g, &f, 1) == 1) {
+		bool last = f->frame_in_chunk + 1 == f->frames_in_chunk;
+		if (rc == 0 && r->out)
+			rc = frame_write(r->out, f, e);
+		frame_release(f);
+		struct chunk_info info = generator_chunk_info(g);
+		if (last)
+			chunk_report(r, &info);
+	}
+	if (rc == 0 && r->failure.code)
+		rc = error_set(e, r->failure.code, "%s", r->failure.text);
+	return rc;
+}
+
 static int chunk_render(struct render *r, struct generator *g, int64_t chunk, struct error *e) {
 	for (int i = 0; i < r->o.cues; i++) {
 		const struct cue *c = &r->o.cue[i];
@@ -317,30 +369,27 @@ static int chunk_render(struct render *r, struct generator *g, int64_t chunk, st
 	}
 	do {
 		enum progress p;
-		struct frame *f;
+		int64_t from = clock_us();
 		int rc = generator_step(g, &p, e);
-		while (generator_frames(g, &f, 1) == 1) {
-			if (rc == 0 && r->out)
-				rc = frame_write(r->out, f, e);
-			frame_release(f);
-		}
-		if (rc == 0 && r->failure.code)
-			rc = error_set(e, r->failure.code, "%s", r->failure.text);
-		if (rc < 0)
-			return rc;
+		r->stepping_us += clock_us() - from;
+		if (frames_take(r, g, e) < 0 || rc < 0)
+			return e->code;
 	} while (!generator_boundary(g));
-	struct chunk_info info = generator_chunk_info(g);
-	printf("chunk %lld: %d pictures, kept %d of %d blocks, condition %.1f ms, transformer %.1f "
-	       "ms, "
-	       "decoder %.1f ms\n",
-		(long long)chunk, info.frames, info.kept_blocks, info.visible_blocks,
-		(double)info.condition_us / 1e3, (double)info.dit_us / 1e3,
-		(double)info.decode_us / 1e3);
-	r->sum.frames += info.frames;
-	r->sum.condition_us += info.condition_us;
-	r->sum.dit_us += info.dit_us;
-	r->sum.decode_us += info.decode_us;
 	return 0;
+}
+
+/* All chunks, and the pictures still on their way at the end. */
+static int chunks_render(struct render *r, struct generator *g, struct error *e) {
+	int rc = 0;
+	r->begun_us = r->reported_us = clock_us();
+	for (int64_t c = 0; c < r->o.chunks && rc == 0; c++)
+		rc = chunk_render(r, g, c, e);
+	while (rc == 0 && generator_pending(g)) {
+		engine_await(r->engine);
+		rc = frames_take(r, g, e);
+	}
+	r->took_us = clock_us() - r->begun_us;
+	return rc;
 }
 
 /* safetensors: the length of a JSON header, the header, the data. */
@@ -404,13 +453,19 @@ static int outputs_open(struct render *r, struct error *e) {
 static void summary_print(const struct render *r) {
 	const struct model_info *i = engine_model(r->engine);
 	double chunks = (double)r->o.chunks;
-	double all = (double)(r->sum.condition_us + r->sum.dit_us + r->sum.decode_us) / 1e6;
+	struct backend *be = engine_backend(r->engine);
+	struct backend_recordings made = backend_recordings(be);
 	printf("%s on %s, %s, %s\n", i->name, i->backend, i->precision, i->sparsity);
 	printf("mean of %lld chunks: condition %.1f ms, transformer %.1f ms, decoder %.1f ms; %.2f "
 	       "pictures a second\n",
 		(long long)r->o.chunks, (double)r->sum.condition_us / 1e3 / chunks,
 		(double)r->sum.dit_us / 1e3 / chunks, (double)r->sum.decode_us / 1e3 / chunks,
-		r->sum.frames / all);
+		r->sum.frames / ((double)r->took_us / 1e6));
+	printf("%.1f ms in all, %.1f ms of them inside steps; %llu allocations after the second "
+	       "chunk; recordings: %d held, %lld made, %lld replayed, %lld refused\n",
+		(double)r->took_us / 1e3, (double)r->stepping_us / 1e3,
+		(unsigned long long)(backend_allocations(be) - r->allocations), made.held,
+		(long long)made.recorded, (long long)made.replayed, (long long)made.refused);
 	if (r->compared)
 		printf("demo_sparse_psnr_db %.3f\n", -10 * log10(r->squared / (double)r->compared));
 }
@@ -431,8 +486,7 @@ static int render_run(struct render *r, struct error *e) {
 	generator_watch(g, &(struct generator_tap){NULL, on_latent, on_pictures, r});
 	if (r->noise.data)
 		generator_feed(g, (struct noise_source){noise_draw, r});
-	for (int64_t c = 0; c < r->o.chunks && rc == 0; c++)
-		rc = chunk_render(r, g, c, e);
+	rc = chunks_render(r, g, e);
 	generator_destroy(g);
 	if (rc == 0 && r->latents)
 		rc = latents_write(r, e);
