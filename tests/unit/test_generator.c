@@ -19,6 +19,11 @@ enum { PICTURE_BYTES = 48 * 32 * 3 / 2, STRIDE = 4, CHUNK_PICTURES = 12 };
 static const char kite[] = "a red kite flies right over green hills at noon";
 static const char boat[] = "a white sailboat sails left on the sea at night";
 
+struct world {
+	char dir[256];
+	struct engine *engine;
+};
+
 /* ---- rendering ------------------------------------------------------------------ */
 
 /* Pictures of a run, with what was said about each. */
@@ -56,7 +61,7 @@ static void take_all(struct generator *g, struct film *film) {
 	}
 }
 
-static void chunk_run(struct generator *g, struct film *film) {
+static void chunk_steps(struct generator *g, struct film *film) {
 	struct error e = {0};
 	int steps = 0;
 	do {
@@ -68,6 +73,20 @@ static void chunk_run(struct generator *g, struct film *film) {
 			take_all(g, film);
 		assert_true(++steps < 50);
 	} while (!generator_boundary(g));
+}
+
+/* What the device is still at. */
+static void drain(struct world *w, struct generator *g, struct film *film) {
+	while (generator_pending(g)) {
+		engine_await(w->engine);
+		take_all(g, film);
+	}
+}
+
+/* A chunk from its first step to its last picture. */
+static void chunk_run(struct world *w, struct generator *g, struct film *film) {
+	chunk_steps(g, film);
+	drain(w, g, film);
 }
 
 static void prompt(struct generator *g, const char *text, enum transition t, uint32_t revision) {
@@ -88,11 +107,6 @@ static bool differ(const struct film *a, int a0, const struct film *b, int b0, i
 }
 
 /* ---- engines ---------------------------------------------------------------------- */
-
-struct world {
-	char dir[256];
-	struct engine *engine;
-};
 
 static struct world world_open(const struct toy_model *toy, const struct engine_config *more) {
 	struct world w;
@@ -127,7 +141,7 @@ static struct film *render(struct world *w, uint64_t seed, const char *text, int
 	struct film *film = film_new();
 	struct generator *g = start(w, seed, text);
 	for (int i = 0; i < chunks; i++)
-		chunk_run(g, film);
+		chunk_run(w, g, film);
 	generator_destroy(g);
 	return film;
 }
@@ -138,10 +152,10 @@ static struct film *render_change(
 	struct film *film = film_new();
 	struct generator *g = start(w, 1, kite);
 	for (int i = 0; i < before; i++)
-		chunk_run(g, film);
+		chunk_run(w, g, film);
 	prompt(g, text, t, 2);
 	for (int i = 0; i < after; i++)
-		chunk_run(g, film);
+		chunk_run(w, g, film);
 	generator_destroy(g);
 	return film;
 }
@@ -195,7 +209,7 @@ static void pictures_say_where_they_belong(void **state) {
 		assert_true(generator_boundary(g));
 		assert_int_equal(generator_chunk(g), c);
 		assert_int_equal(generator_chunk_frames(g), CHUNK_PICTURES);
-		chunk_run(g, film);
+		chunk_run(&w, g, film);
 		struct chunk_info info = generator_chunk_info(g);
 		assert_int_equal(info.chunk, c);
 		assert_int_equal(info.revision, 1);
@@ -227,14 +241,14 @@ static void warm_up_pictures_are_dropped_once_a_scene(void **state) {
 	struct film *film = film_new();
 	struct generator *g = start(&w, 1, kite);
 	assert_int_equal(generator_chunk_frames(g), CHUNK_PICTURES - 3);
-	chunk_run(g, film);
+	chunk_run(&w, g, film);
 	assert_int_equal(film->count, CHUNK_PICTURES - 3);
 	assert_int_equal(generator_chunk_frames(g), CHUNK_PICTURES);
-	chunk_run(g, film);
+	chunk_run(&w, g, film);
 	assert_int_equal(film->count, 2 * CHUNK_PICTURES - 3);
 	prompt(g, boat, TRANSITION_CUT, 2);
 	assert_int_equal(generator_chunk_frames(g), CHUNK_PICTURES - 3);
-	chunk_run(g, film);
+	chunk_run(&w, g, film);
 	assert_int_equal(film->count, 3 * CHUNK_PICTURES - 6);
 	assert_int_equal(film->about[2 * CHUNK_PICTURES - 3].index, 2 * CHUNK_PICTURES - 3);
 	assert_true(film->about[2 * CHUNK_PICTURES - 3].scene_start);
@@ -255,18 +269,20 @@ static void generators_do_not_see_each_other(void **state) {
 	assert_int_equal(e.code, -ENOMEM);
 	assert_non_null(strstr(e.text, "generators_max"));
 	/* Step by step, so that they meet in the middle of chunks. */
-	for (int done = 0; done < 8;) {
+	for (int done[2] = {0, 0}; done[0] + done[1] < 8;) {
 		struct generator *const both[] = {g, h};
 		struct film *const to[] = {a, b};
 		for (int i = 0; i < 2; i++) {
 			enum progress p;
-			if (to[i]->count == 4 * CHUNK_PICTURES)
+			if (done[i] == 4)
 				continue;
 			assert_int_equal(generator_step(both[i], &p, &e), 0);
 			take_all(both[i], to[i]);
-			done += generator_boundary(both[i]);
+			done[i] += generator_boundary(both[i]);
 		}
 	}
+	drain(&w, g, a);
+	drain(&w, h, b);
 	assert_same(a, 0, kites, 0, kites->count);
 	assert_same(b, 0, boats, 0, boats->count);
 	generator_destroy(g);
@@ -287,14 +303,14 @@ static void a_switch_takes_hold_at_the_next_chunk(void **state) {
 	struct world w = world_open(&(struct toy_model){0}, NULL);
 	struct film *plain = render(&w, 1, kite, 4), *film = film_new();
 	struct generator *g = start(&w, 1, kite);
-	chunk_run(g, film);
+	chunk_run(&w, g, film);
 	enum progress p;
 	assert_int_equal(generator_step(g, &p, NULL), 0); /* chunk 1 has begun */
 	assert_false(generator_boundary(g));
 	prompt(g, kite, TRANSITION_SWITCH, 7); /* replaced before it takes hold */
 	prompt(g, boat, TRANSITION_SWITCH, 9);
-	chunk_run(g, film);
-	chunk_run(g, film);
+	chunk_run(&w, g, film);
+	chunk_run(&w, g, film);
 	assert_int_equal(generator_chunk_info(g).revision, 9);
 	generator_destroy(g);
 	assert_same(film, 0, plain, 0, 2 * CHUNK_PICTURES);
@@ -317,7 +333,7 @@ static void a_cut_begins_a_new_scene_and_counts_on(void **state) {
 	generator_resume_at(g, 4, 1000);
 	prompt(g, boat, TRANSITION_RECACHE, 1); /* there is nothing to reread: as any other */
 	for (int i = 0; i < 3; i++)
-		chunk_run(g, fresh);
+		chunk_run(&w, g, fresh);
 	generator_destroy(g);
 	assert_same(film, 4 * CHUNK_PICTURES, fresh, 0, 3 * CHUNK_PICTURES);
 	assert_int_equal(fresh->about[0].chunk, 4);
@@ -338,12 +354,12 @@ static void a_reset_is_a_new_film(void **state) {
 	struct film *fresh = render(&w, 2, kite, 2), *film = film_new();
 	struct generator *g = start(&w, 1, kite);
 	for (int i = 0; i < 5; i++)
-		chunk_run(g, film);
+		chunk_run(&w, g, film);
 	struct error e = {0};
 	assert_int_equal(generator_reset(g, 2, &e), 0);
 	assert_int_equal(generator_chunk(g), 0);
-	chunk_run(g, film);
-	chunk_run(g, film);
+	chunk_run(&w, g, film);
+	chunk_run(&w, g, film);
 	generator_destroy(g);
 	assert_same(film, 5 * CHUNK_PICTURES, fresh, 0, 2 * CHUNK_PICTURES);
 	assert_true(film->about[5 * CHUNK_PICTURES].scene_start);
@@ -471,7 +487,7 @@ static void the_pool_blocks_and_loses_nothing(void **state) {
 		enum progress p;
 		assert_int_equal(generator_step(g, &p, &e), 0);
 	}
-	take_all(g, film);
+	drain(&w, g, film);
 	assert_int_equal(blocked, 5);
 	generator_destroy(g);
 	assert_same(film, 0, want, 0, want->count);
