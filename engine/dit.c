@@ -315,16 +315,16 @@ static const struct norm_args *entry_of(
 
 static const struct norm_args *block_entry(
 	const struct dit *d, struct entry *e, int timestep, int l, int shift, int scale) {
-	return entry_of(d, e, modulation_row(d, timestep, l, shift),
-		modulation_row(d, timestep, l, scale));
+	return entry_of(
+		d, e, modulation_row(d, timestep, l, shift), modulation_row(d, timestep, l, scale));
 }
 
 static const struct norm_args *head_entry(const struct dit *d, struct entry *e, int timestep) {
 	struct tensor rows = tensor_2d(
 		(float *)d->head_modulation.data + (int64_t)timestep * MOD_HEAD_COUNT * d->c.dim,
 		DTYPE_F32, MOD_HEAD_COUNT, d->c.dim);
-	return entry_of(d, e, tensor_rows(rows, MOD_HEAD_SHIFT, 1),
-		tensor_rows(rows, MOD_HEAD_SCALE, 1));
+	return entry_of(
+		d, e, tensor_rows(rows, MOD_HEAD_SHIFT, 1), tensor_rows(rows, MOD_HEAD_SCALE, 1));
 }
 
 static void self_attention(const struct dit *d, const struct dit_pass *pass, int l, int timestep,
@@ -360,8 +360,8 @@ static void self_attention(const struct dit *d, const struct dit_pass *pass, int
 		entry_of(d, &cross, layer->norm3_shift, layer->norm3_scale));
 }
 
-static void cross_attention(const struct dit *d, const struct dit_text *text, int l, int timestep,
-	struct work *w) {
+static void cross_attention(
+	const struct dit *d, const struct dit_text *text, int l, int timestep, struct work *w) {
 	const struct ops *ops = d->ops;
 	const struct dit_layer *layer = &d->layer[l];
 	struct tensor k = tensor_rows(text->layer[l].k, 0, text->rows);
@@ -391,8 +391,8 @@ static void feed_forward(const struct dit *d, int l, int timestep, struct work *
 		     : block_entry(d, &next, timestep, l + 1, MOD_SHIFT_SA, MOD_SCALE_SA));
 }
 
-static void forward_enqueue(const struct dit *d, const struct dit_pass *pass, int timestep,
-	struct work *w) {
+static void forward_enqueue(
+	const struct dit *d, const struct dit_pass *pass, int timestep, struct work *w) {
 	struct entry first;
 	d->ops->patchify(d->be, &w->patches, pass->x, d->c.patch_h, d->c.patch_w);
 	d->ops->linear(d->be, &w->x, &w->patches, d->patch, ACT_NONE);

@@ -341,8 +341,7 @@ static int decode(struct live *g, bool *blocked, struct error *e) {
 		return 0;
 	}
 	struct tensor latent = tensor_rows(g->s->finished[at], g->decoded, 1);
-	int r = decoder_decode(
-		l->decoder, g->s->decoder, &g->s->rgb, &latent, l->lane_scratch, e);
+	int r = decoder_decode(l->decoder, g->s->decoder, &g->s->rgb, &latent, l->lane_scratch, e);
 	if (r < 0)
 		return r;
 	if (n > 0)
@@ -391,8 +390,7 @@ static int settle(struct live *g, bool sleep, struct error *e) {
 
 static bool frames_ready(const struct live *g) {
 	struct backend *lane = g->l->lane;
-	return live_pending(&g->base) &&
-	       backend_reached(lane, g->waiting[g->waiting_first].mark) &&
+	return live_pending(&g->base) && backend_reached(lane, g->waiting[g->waiting_first].mark) &&
 	       backend_error(lane, NULL) == 0;
 }
 

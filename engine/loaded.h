@@ -33,7 +33,8 @@ struct slot {
 	/* Finished latents [f, C, h, w] f32 on their way through the decoder: those of
 	 * the chunk before may still be read while the next ones are made. */
 	struct tensor finished[SLOT_FINISHED];
-	uint64_t finished_read[SLOT_FINISHED]; /* mark of the lane behind the last reader; 0: none */
+	uint64_t
+		finished_read[SLOT_FINISHED]; /* mark of the lane behind the last reader; 0: none */
 	struct tensor rgb; /* [stride_t, H, W, 3] f32: pictures of one latent frame */
 	struct tensor yuv; /* [stride_t, H * W * 3 / 2] u8 */
 };

@@ -67,8 +67,10 @@ static void plan_fill(const struct loaded *l, struct plan *p, size_t limit) {
 
 static void plan_say(const struct loaded *l, const struct plan *p) {
 	loaded_log(l, LOG_LEVEL_INFO,
-		"memory, MiB: weights %zu, device scratch %zu; %d generators of %zu (keys and values "
-		"%zu, decoder %zu); scratch %zu + %zu; recordings %zu; needed %zu of %zu free, room "
+		"memory, MiB: weights %zu, device scratch %zu; %d generators of %zu (keys and "
+		"values "
+		"%zu, decoder %zu); scratch %zu + %zu; recordings %zu; needed %zu of %zu free, "
+		"room "
 		"for %d generators",
 		MIB(l->weights_bytes), MIB(l->own_bytes), l->slots, MIB(p->slot), MIB(p->kv),
 		MIB(p->decoder), MIB(p->scratch), MIB(p->lane_scratch), MIB(p->recordings),
@@ -82,9 +84,11 @@ static int plan_check(const struct loaded *l, const struct plan *p, struct error
 	if (p->fit > 0)
 		snprintf(fewer, sizeof fewer, "there is room for %d; ", p->fit);
 	return error_set(e, -ENOMEM,
-		"device memory: %zu MiB missing (beside weights of %zu MiB: generators_max %d x %zu "
+		"device memory: %zu MiB missing (beside weights of %zu MiB: generators_max %d x "
+		"%zu "
 		"MiB, scratch %zu MiB, recordings %zu MiB, %zu MiB free): %slower the number of "
-		"sessions (generators_max), cache.window_frames (%d), the picture size or precision "
+		"sessions (generators_max), cache.window_frames (%d), the picture size or "
+		"precision "
 		"(%s)",
 		MIB(p->need - p->free) + 1, MIB(l->weights_bytes), l->slots, MIB(p->slot),
 		MIB(p->scratch + p->lane_scratch), MIB(p->recordings), MIB(p->free), fewer,

@@ -24,7 +24,7 @@ struct options {
 	int chunk, first; /* pictures of a steady and of a scene's first chunk */
 	int steps, tokens;
 	int chunk_ms, prompt_ms, load_ms;
-	int slow_every, slow_ms;
+	int slow_every, slow_ms, late;
 	int fail_at, broken_at, fail_load;
 	int noise;
 	char fail_word[WORD_BYTES];
@@ -47,6 +47,8 @@ static const struct option {
 	{"load_ms", offsetof(struct options, load_ms), 0, 0, 600000},
 	{"slow_every", offsetof(struct options, slow_every), 0, 0, 1000000}, /* chunks */
 	{"slow_ms", offsetof(struct options, slow_ms), 1000, 0, 600000}, /* extra work then */
+	/* 1: a chunk's last pictures are done after the next step, as on a GPU */
+	{"late", offsetof(struct options, late), 0, 0, 1},
 	{"fail_at", offsetof(struct options, fail_at), -1, -1, 1000000000}, /* chunk that fails */
 	{"broken_at", offsetof(struct options, broken_at), -1, -1, 1000000000}, /* ... for good */
 	{"fail_load", offsetof(struct options, fail_load), 0, 0, 1},
@@ -58,6 +60,7 @@ struct test_engine {
 	struct options o;
 	int frames_max, generators;
 	bool broken;
+	struct test_generator *late; /* those with pictures that are not done */
 };
 
 /* The words in effect or waiting. */
@@ -75,6 +78,8 @@ struct test_generator {
 	struct frame_pool *pool;
 	struct frame **ready; /* made, not yet taken; ring of frames_max */
 	int ready_first, ready_count;
+	int late; /* of them, the last ones, not done yet */
+	struct test_generator *next_late;
 	uint64_t seed, next_seed;
 	bool reset_waits;
 	struct words now, next;
@@ -83,7 +88,7 @@ struct test_generator {
 	int64_t chunk, index;
 	int64_t scene, scene_index; /* scenes since the start, pictures of this scene */
 	bool scene_fresh; /* the next chunk is a scene's first */
-	struct chunk_info info, done;
+	struct chunk_info info, made_info, done; /* in progress, all made, all taken */
 };
 
 static int options_parse(struct options *o, const char *spec, struct error *e) {
@@ -270,17 +275,31 @@ static struct generator *test_generator_create(
 static int test_frames(struct generator *base, struct frame **out, int max) {
 	struct test_generator *g = (struct test_generator *)base;
 	int n = 0;
-	for (; n < max && g->ready_count > 0; n++) {
-		out[n] = g->ready[g->ready_first];
+	bool last = false;
+	while (n < max && g->ready_count > g->late && !last) {
+		struct frame *f = g->ready[g->ready_first];
 		g->ready_first = (g->ready_first + 1) % g->en->frames_max;
 		g->ready_count--;
+		last = f->frame_in_chunk + 1 == f->frames_in_chunk;
+		out[n++] = f;
 	}
+	if (last)
+		g->done = g->made_info;
 	return n;
+}
+
+/* Whatever is late is done; false when nothing was. */
+static bool late_done(struct test_engine *en) {
+	bool any = en->late != NULL;
+	for (; en->late; en->late = en->late->next_late)
+		en->late->late = 0;
+	return any;
 }
 
 static void test_generator_destroy(struct generator *base) {
 	struct test_generator *g = (struct test_generator *)base;
 	struct frame *f;
+	late_done(g->en);
 	while (test_frames(base, &f, 1) == 1)
 		frame_release(f);
 	frame_pool_disown(g->pool);
@@ -350,14 +369,12 @@ static struct chunk_info test_chunk_info(const struct generator *base) {
 	return ((const struct test_generator *)base)->done;
 }
 
-/* Pictures are done when a step returns. */
 static bool test_pending(const struct generator *base) {
 	return ((const struct test_generator *)base)->ready_count > 0;
 }
 
 static int test_await(struct engine *en) {
-	(void)en;
-	return 0;
+	return late_done((struct test_engine *)en);
 }
 
 static int begin_chunk(struct test_generator *g, struct error *e) {
@@ -469,11 +486,16 @@ static enum progress decode_step(struct test_generator *g) {
 	decode_group(g, n);
 	g->info.decode_us += now_us() - from;
 	if (g->made == g->total) {
-		g->done = g->info;
+		g->made_info = g->info;
 		g->phase = PHASE_BOUNDARY;
 		g->chunk++;
+		if (o->late && g->late == 0) {
+			g->late = n;
+			g->next_late = g->en->late;
+			g->en->late = g;
+		}
 	}
-	return PROGRESS_FRAMES;
+	return g->ready_count > g->late ? PROGRESS_FRAMES : PROGRESS_BUSY;
 }
 
 static int test_step(struct generator *base, enum progress *p, struct error *e) {
@@ -500,7 +522,9 @@ static int test_step(struct generator *base, enum progress *p, struct error *e) 
 			g->phase = PHASE_DECODE;
 	} else {
 		*p = decode_step(g);
+		return 0;
 	}
+	late_done(g->en);
 	return 0;
 }
 

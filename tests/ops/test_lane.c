@@ -78,7 +78,8 @@ static void uploads_are_taken_at_once(void) {
 
 /* Main counts up, the lane copies out in between; each waits for the other. */
 static void lanes_keep_order(void) {
-	struct tensor x = make(ROWS, COLS), one = make(1, COLS), copy[2] = {make(ROWS, COLS), make(ROWS, COLS)};
+	struct tensor x = make(ROWS, COLS), one = make(1, COLS),
+		      copy[2] = {make(ROWS, COLS), make(ROWS, COLS)};
 	float *ones = malloc(COLS * sizeof *ones), *out = host((size_t)ROUNDS * COLS);
 	uint64_t read[2] = {0, 0};
 	for (int c = 0; c < COLS; c++)
@@ -116,7 +117,8 @@ struct key {
 	int64_t times;
 };
 
-static int enqueue(struct backend *on, struct tensor *x, const struct tensor *one, int times, bool upload) {
+static int enqueue(
+	struct backend *on, struct tensor *x, const struct tensor *one, int times, bool upload) {
 	const struct key key = {x->data, times + 1000 * upload};
 	int ran = 0;
 	if (backend_replay(on, &key, sizeof key))
@@ -155,8 +157,8 @@ static void recordings_do_what_the_code_did(struct backend *on, const char *titl
 	struct backend_recordings made = backend_recordings(be);
 	ok = ok && (!gpu || (made.held == 2 && made.refused > 0));
 	tell(title, ok);
-	printf("  ran %d of 20 times; held %d, recorded %lld, replayed %lld, refused %lld; %s\n", ran,
-		made.held, (long long)made.recorded, (long long)made.replayed,
+	printf("  ran %d of 20 times; held %d, recorded %lld, replayed %lld, refused %lld; %s\n",
+		ran, made.held, (long long)made.recorded, (long long)made.replayed,
 		(long long)made.refused, e.text);
 	backend_free(be, x.data);
 	tell("recordings: forgotten when memory is freed", backend_recordings(be).held == 0);
@@ -172,7 +174,8 @@ static void marks_have_times(void) {
 		ops->add_rows(be, &x, &x, &one);
 	uint64_t to = backend_mark(be);
 	struct error e = {0};
-	bool ok = backend_wait(be, to, &e) == 0 && backend_reached(be, from) && backend_reached(be, to);
+	bool ok = backend_wait(be, to, &e) == 0 && backend_reached(be, from) &&
+		  backend_reached(be, to);
 	int64_t us = backend_elapsed_us(be, from, to);
 	/* 200 times 16 MiB read and written: not under a millisecond anywhere. */
 	ok = ok && us > 1000 && us < 60000000;

@@ -64,8 +64,8 @@ struct world *world_create(const char *options, const char *state_dir) {
 	assert_non_null(w);
 	assert_int_equal(conf_default(&w->conf, &e), 0);
 	snprintf(backend, sizeof backend,
-		"test:fps=16,width=64,height=48,chunk=6,first=3,chunk_ms=0%s%s",
-		options[0] ? "," : "", options);
+		"test:fps=16,width=64,height=48,chunk=6,first=3,chunk_ms=0%s%s%s",
+		getenv("WORLD_LATE") ? ",late=1" : "", options[0] ? "," : "", options);
 	set_string(&w->conf.backend, backend);
 	set_string(&w->conf.state_dir, state_dir);
 	w->conf.encoder_threads = 1;

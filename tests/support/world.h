@@ -35,7 +35,8 @@ struct world {
 	struct event event[EVENTS_MAX];
 	int events;
 };
-/* Everything but the model; the backend's options behind "test:". state_dir "" or
+/* Everything but the model; the backend's options behind "test:". With WORLD_LATE
+ * in the environment a chunk's last pictures are late. state_dir "" or
  * a folder. Change w->conf before world_open. */
 struct world *world_create(const char *options, const char *state_dir);
 void world_open(struct world *w); /* makes it all, restores, loads */

@@ -23,10 +23,9 @@ static int engine_open(void **state) {
 	(void)state;
 	struct error e = {0};
 	assert_int_equal(toy_model_write(&(struct toy_model){.policy = "hsa"}, dir), 0);
-	engine = engine_create(&(struct engine_config){.model_dir = dir,
-				       .backend = "cpu",
-				       .threads = 1,
-				       .generators_max = 2},
+	engine = engine_create(
+		&(struct engine_config){
+			.model_dir = dir, .backend = "cpu", .threads = 1, .generators_max = 2},
 		&e);
 	if (!engine)
 		fail_msg("%s", e.text);
@@ -43,8 +42,8 @@ static int engine_close(void **state) {
 static struct generator *start(uint64_t seed) {
 	struct error e = {0};
 	struct generator *g = generator_create(engine, seed, &e);
-	if (!g || generator_prompt(g, &(struct prompt_change){"a red kite", TRANSITION_SWITCH, 1},
-			  &e) < 0)
+	if (!g || generator_prompt(
+			  g, &(struct prompt_change){"a red kite", TRANSITION_SWITCH, 1}, &e) < 0)
 		fail_msg("%s", e.text);
 	return g;
 }
