@@ -5,8 +5,9 @@
  * definition of each; kernels/cuda must agree with it.
  *
  * Every op enqueues on the backend's stream and returns at once, allocates
- * nothing that outlives it, and latches the first failure in the backend
- * (backend_error). Outputs come first and may not alias inputs unless the
+ * nothing that outlives it, copies nothing from or to the host (calls are
+ * recorded and replayed, see backend_replay), and latches the first failure in
+ * the backend (backend_error). Outputs come first and may not alias inputs unless the
  * comment says so. Thread: the one that owns the backend.
  *
  * Letters: n tokens of this chunk, d model width, h heads, c head width,

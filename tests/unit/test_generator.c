@@ -524,11 +524,14 @@ static void nothing_is_allocated_once_warm(void **state) {
 	(void)state;
 	struct world w = world_open(&(struct toy_model){.policy = "hsa"}, NULL);
 	struct film *film = render_change(&w, boat, TRANSITION_RECACHE, 5, 2);
-	size_t before = backend_allocated(engine_backend(w.engine));
-	assert_true(before > 0);
+	struct backend *be = engine_backend(w.engine);
+	size_t before = backend_allocated(be);
+	uint64_t made = backend_allocations(be);
+	assert_true(before > 0 && made > 0);
 	free(film);
 	film = render_change(&w, "a blue airship at dawn in the fog", TRANSITION_RECACHE, 7, 3);
-	assert_int_equal(backend_allocated(engine_backend(w.engine)), before);
+	assert_int_equal(backend_allocated(be), before);
+	assert_int_equal(backend_allocations(be), made);
 	free(film);
 	world_close(&w);
 }
