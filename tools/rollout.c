@@ -483,7 +483,10 @@ static int render_run(struct render *r, struct error *e) {
 	struct generator *g = rc == 0 ? generator_create(r->engine, r->o.seed, e) : NULL;
 	if (!g)
 		return e->code;
-	generator_watch(g, &(struct generator_tap){NULL, on_latent, on_pictures, r});
+	/* Looking in makes a GPU wait: only where it is wanted. */
+	generator_watch(
+		g, &(struct generator_tap){NULL, r->latents || r->reference.data ? on_latent : NULL,
+			   r->reference.data ? on_pictures : NULL, r});
 	if (r->noise.data)
 		generator_feed(g, (struct noise_source){noise_draw, r});
 	rc = chunks_render(r, g, e);
