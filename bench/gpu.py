@@ -302,9 +302,10 @@ def targets(r: Run) -> dict[str, str]:
 
 
 def write(r: Run) -> None:
-    result = dict(bench="gpu", commit=r.a.commit or commit(), machine=r.details.get("card", {}), cores=len(os.sched_getaffinity(0)),
-                  command="bench/gpu.sh " + " ".join(sys.argv[1:]), metrics=r.metrics, targets=targets(r), failures=r.failures,
-                  details=r.details)
+    c = r.details.get("card") or {}
+    machine = f"{c.get('name', 'no GPU')}, driver {c.get('driver_version')}, {c.get('power.limit')}, {len(os.sched_getaffinity(0))} CPU cores"
+    result = dict(bench="gpu", commit=r.a.commit or commit(), machine=machine, "bench/gpu.sh " + " ".join(sys.argv[1:]), metrics=r.metrics,
+                  targets=targets(r), failures=r.failures, details=r.details)
     with open(r.a.out, "w") as f:
         json.dump(result, f, indent="\t")
         f.write("\n")
