@@ -304,7 +304,7 @@ def targets(r: Run) -> dict[str, str]:
 def write(r: Run) -> None:
     c = r.details.get("card") or {}
     machine = f"{c.get('name', 'no GPU')}, driver {c.get('driver_version')}, {c.get('power.limit')}, {len(os.sched_getaffinity(0))} CPU cores"
-    result = dict(bench="gpu", commit=r.a.commit or commit(), machine=machine, "bench/gpu.sh " + " ".join(sys.argv[1:]), metrics=r.metrics,
+    result = dict(bench="gpu", commit=r.a.commit or commit(), machine=machine, command="bench/gpu.sh " + " ".join(sys.argv[1:]), metrics=r.metrics,
                   targets=targets(r), failures=r.failures, details=r.details)
     with open(r.a.out, "w") as f:
         json.dump(result, f, indent="\t")
