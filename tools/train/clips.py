@@ -20,7 +20,7 @@ from world import SEEDS
 CHUNK_FRAMES = 12
 CHUNKS = 7
 NEVER = 1e7
-SETTLE_CHUNKS = 3  # chunks from a change on in which the old scene may still be seen
+SETTLE_CHUNKS = 2  # chunks from a change on in which the old scene may still be seen
 
 
 @dataclass

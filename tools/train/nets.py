@@ -9,7 +9,9 @@ to the clean ones before it and to itself. That equals the cached sampler in rol
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,8 @@ CHUNK_TOKENS = CHUNK_LATENTS * GRID[0] * GRID[1]
 TEXT_LENGTH = 64
 Rope = tuple[Tensor, Tensor]
 KeyValue = tuple[Tensor, Tensor]
+# For a layer: a mask [B, heads, queries, keys] (True: look) from rotated queries and keys, or None for all.
+MaskOf = Callable[[int, Tensor, Tensor], Tensor | None]
 
 
 # ------------------------------------------------------------------ TAEHV
@@ -260,6 +264,7 @@ class SelfAttn(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.mask_of: Callable[[Tensor, Tensor], Tensor | None] | None = None  # sparse attention of chunks with a past
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = RMS(dim), RMS(dim)
 
@@ -282,7 +287,8 @@ class SelfAttn(nn.Module):
             else:
                 keys = torch.cat([clean[0][:, :i].flatten(1, 2), k[:, i]], 1)
                 values = torch.cat([clean[1][:, :i].flatten(1, 2), v[:, i]], 1)
-            out.append(attend(q[:, i], keys, values))
+            mask = self.mask_of(q[:, i], keys) if self.mask_of is not None and i > 0 else None
+            out.append(attend(q[:, i], keys, values, mask))
         return self.o(torch.stack(out, 1).flatten(-2)), k, v
 
 
@@ -365,6 +371,11 @@ class WanDiT(nn.Module):
                 nn.init.normal_(m.weight, std=.02)
         nn.init.zeros_(self.head.head.weight)
         nn.init.xavier_uniform_(self.patch_embedding.weight.data.flatten(1))
+
+    def attend_by(self, mask_of: MaskOf | None) -> None:
+        """Teacher forcing attends by these masks from here on; None: to everything."""
+        for i, block in enumerate(self.blocks):
+            block.self_attn.mask_of = None if mask_of is None else functools.partial(mask_of, i)
 
     def patch(self, x: Tensor) -> Tensor:
         """[..., F, 16, 18, 32] -> [..., F * 144, C]"""

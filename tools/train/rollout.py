@@ -11,14 +11,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nets import CHUNK_LATENTS, CHUNK_TOKENS, LATENT, TAEHV, Block, KeyValue, Rope, T5Encoder, WanDiT, attend, layernorm, \
-    rope_table, rotate
+from nets import CHUNK_LATENTS, CHUNK_TOKENS, LATENT, TAEHV, Block, KeyValue, MaskOf, Rope, T5Encoder, WanDiT, attend, \
+    layernorm, rope_table, rotate
 from text import Tokenizer
 
 SHIFT = 5.0
 WINDOW_CHUNKS = 7
-# For a layer: a mask [B, heads, queries, keys] (True: look) from rotated queries and keys, or None for all.
-MaskOf = Callable[[int, Tensor, Tensor], Tensor | None]
 
 
 def warp(u: float) -> float:

@@ -215,6 +215,7 @@ class Captured:
                     self.body()
             torch.cuda.current_stream().wait_stream(stream)
             torch.cuda.synchronize()
+            torch.cuda.empty_cache()  # what the warm runs took; the graph takes its own
             warm = time.time() - began
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):

@@ -42,8 +42,8 @@ SUN_COLOUR = torch.tensor([[1., .90, .70], [1., .98, .85], [1., .78, .40]])
 PARALLAX = (.16, .42, 1.0)
 PIXELS_PER_FRAME = torch.tensor([1.0, 2.0, 3.4])  # of the near layer, by speed
 # frames that a change takes, by attribute
-BLEND_FRAMES = dict(tod=22., ter=26., wea=16., col=10., spd=16., pan=24.)
-EXIT_FRAMES, ENTER_FRAMES, OFFSTAGE_PX = 15., 18., 192.
+BLEND_FRAMES = dict(tod=18., ter=20., wea=14., col=10., spd=12., pan=16.)
+EXIT_FRAMES, ENTER_FRAMES, AWAY_PX = 8., 10., 44.
 SUBJECT_Y = torch.tensor([50., 54., 56., 44., 50., 84.])
 SUBJECT_SCALE = (1.15, 1.45, 1.4, 1.4, 1.25, 1.3)
 WINDOW = 120  # side of the square in which the subject is drawn
@@ -60,6 +60,7 @@ class State:
     colour: Tensor  # [B, F, 3]
     facing: Tensor  # [B, F] -1 or 1
     offset: Tensor  # [B, F] pixels that the subject is away from its place
+    presence: Tensor  # [B, F] 0..1, how much of the subject is there
     pan: Tensor  # [B, F] pixels that the near layer has moved
     time: Tensor  # [B, F] frames
 
@@ -90,7 +91,8 @@ def _wave(u: Tensor) -> Tensor:
 def resolve(scenes: dict[str, Tensor], switch: Tensor, time: Tensor) -> State:
     """Smooth per-frame values of clips. scenes: attribute -> [B, 3] indices of the three scenes; switch [B, 2]: the
     times at which the second and the third begin; time [B, F]. Times of day, terrain, weather and colour blend. A new
-    subject or a new direction is a change of cast: the old one flies out ahead, the new one flies in from behind.
+    subject or a new direction is a change of cast: the old one draws ahead and dissolves, the new one comes up from behind
+    as it forms, in a little more than a second.
     """
     device, (clips, frames) = time.device, time.shape
     blended: dict[str, Tensor] = {}
@@ -106,7 +108,7 @@ def resolve(scenes: dict[str, Tensor], switch: Tensor, time: Tensor) -> State:
     subject = scenes["sub"][:, 0:1].expand(clips, frames)
     colour, facing = colours[:, 0:1].expand(clips, frames, 3), sign[:, 0:1].expand(clips, frames)
     course, speed = sign[:, 0:1].expand(clips, frames), speeds[:, 0:1].expand(clips, frames)
-    offset = torch.zeros_like(time)
+    offset, presence = torch.zeros_like(time), torch.ones_like(time)
     for j in range(2):
         dt = time - switch[:, j:j + 1]
         recast = (scenes["sub"][:, j + 1] != scenes["sub"][:, j]) | (scenes["dir"][:, j + 1] != scenes["dir"][:, j])
@@ -121,11 +123,12 @@ def resolve(scenes: dict[str, Tensor], switch: Tensor, time: Tensor) -> State:
         course = course * (1 - a) + sign[:, j + 1:j + 2] * a
         out = (dt / EXIT_FRAMES).clamp(0, 1)
         back = 1 - ((dt - EXIT_FRAMES) / ENTER_FRAMES).clamp(0, 1)
-        leaving = sign[:, j:j + 1] * OFFSTAGE_PX * (.7 * out + .3 * out * out) * (1 - gone)
-        coming = -sign[:, j + 1:j + 2] * OFFSTAGE_PX * (.7 * back + .3 * back * back) * gone
+        leaving = sign[:, j:j + 1] * AWAY_PX * out * out * (1 - gone)
+        coming = -sign[:, j + 1:j + 2] * AWAY_PX * back * back * gone
         offset = offset + recast_ * torch.where(dt > 0, leaving + coming, torch.zeros_like(dt))
+        presence = presence * (1 - recast_ * torch.where(gone > 0, _smooth(back), _smooth(out)))
     step = torch.cat([torch.zeros_like(time[:, :1]), time[:, 1:] - time[:, :-1]], 1)
-    return State(subject=subject, colour=colour, facing=facing, offset=offset, time=time,
+    return State(subject=subject, colour=colour, facing=facing, offset=offset, presence=presence, time=time,
                  pan=torch.cumsum(course * speed * step, 1), **blended)
 
 
@@ -283,6 +286,8 @@ def _subject(img: list[Tensor], st: State, seeds: Tensor, light: list[Tensor], f
         lay = draw(x / SUBJECT_SCALE[k], y / SUBJECT_SCALE[k], c, lit, dark, clock)
         alpha = alpha + chosen * lay.alpha
         rgb = [v + chosen * w for v, w in zip(rgb, lay.rgb, strict=True)]
+    there = st.presence.view(shape4)
+    alpha, rgb = alpha * there, [v * there for v in rgb]
     # A soft halo keeps the subject apart from its ground: pale at night, dark behind light colours by day.
     pool = torch.nn.functional.avg_pool2d
     halo = pool(pool(alpha, 9, 1, 4), 7, 1, 3)
