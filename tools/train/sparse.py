@@ -86,8 +86,8 @@ def block_means(x: Tensor, policy: Policy) -> Tensor:
 def frame_means(blocks: Tensor, policy: Policy) -> Tensor:
     """Block means [B, heads, blocks, D] -> [B, heads, frames, D]."""
     count = policy.blocks_per_frame
-    length = torch.full((count,), policy.block, dtype=torch.float64, device=blocks.device)
-    length[-1] = policy.frame_tokens - (count - 1) * policy.block
+    at = torch.arange(count, dtype=torch.float64, device=blocks.device)
+    length = (policy.frame_tokens - policy.block * at).clamp(max=policy.block)
     mean = (blocks.unflatten(2, (-1, count)).double() * length[:, None]).sum(3) / policy.frame_tokens
     return mean.float()
 
