@@ -136,6 +136,7 @@ static void gpu_destroy(struct backend *be) {
 		if (c->event[i])
 			cudaEventDestroy(c->event[i]);
 	}
+	cuda_products_destroy(be);
 	if (c->cu.blas && be->root == be)
 		cublasLtDestroy(c->cu.blas);
 	if (c->cu.stream)

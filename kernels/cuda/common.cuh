@@ -84,39 +84,31 @@ __device__ __forceinline__ float warp_max(float v) {
 		v = fmaxf(v, __shfl_xor_sync(~0u, v, o));
 	return v;
 }
-/* Sum over the block (up to 1024 threads); every thread gets it. `shared` holds
- * 33 floats and may be reused after the next __syncthreads of the caller. */
-__device__ __forceinline__ float block_sum(float v, float *shared) {
-	v = warp_sum(v);
-	int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = (blockDim.x + 31) >> 5;
-	if (lane == 0)
-		shared[warp] = v;
-	__syncthreads();
-	if (warp == 0) {
-		float s = warp_sum(lane < warps ? shared[lane] : 0.f);
-		if (lane == 0)
-			shared[32] = s;
+struct join_sum {
+	static __device__ __forceinline__ float of(float a, float b) {
+		return a + b;
 	}
-	__syncthreads();
-	float s = shared[32];
-	__syncthreads();
-	return s;
-}
-__device__ __forceinline__ float block_max(float v, float *shared) {
-	v = warp_max(v);
-	int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = (blockDim.x + 31) >> 5;
-	if (lane == 0)
-		shared[warp] = v;
-	__syncthreads();
-	if (warp == 0) {
-		float s = warp_max(lane < warps ? shared[lane] : -INFINITY);
-		if (lane == 0)
-			shared[32] = s;
+};
+struct join_max {
+	static __device__ __forceinline__ float of(float a, float b) {
+		return fmaxf(a, b);
 	}
+};
+/* Joins v over the block (whole warps, at most 32); every thread gets the same
+ * result. One barrier: `shared` holds 32 floats that nothing else uses until the
+ * block has met another one. */
+template <typename J> __device__ __forceinline__ float block_reduce(float v, float *shared) {
+#pragma unroll
+	for (int o = 16; o > 0; o >>= 1)
+		v = J::of(v, __shfl_xor_sync(~0u, v, o));
+	int warps = (int)blockDim.x >> 5;
+	if ((threadIdx.x & 31) == 0)
+		shared[threadIdx.x >> 5] = v;
 	__syncthreads();
-	float s = shared[32];
-	__syncthreads();
-	return s;
+	v = shared[0];
+	for (int i = 1; i < warps; i++)
+		v = J::of(v, shared[i]);
+	return v;
 }
 
 /* ---- activations ---- */

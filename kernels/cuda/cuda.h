@@ -16,6 +16,7 @@ struct cuda_state {
 	cublasLtHandle_t blas;
 	void *scratch;              /* shared by ops in stream order: split results, quantised rows */
 	size_t scratch_bytes;
+	struct product_set *products; /* product.cu: prepared matrix products */
 };
 struct cuda_state *cuda_of(struct backend *be);
 /* First failure wins; illegal addresses and launch failures are sticky. */
@@ -26,6 +27,8 @@ void *cuda_scratch(struct backend *be, size_t bytes, const char *op);
 /* Device memory with accounting, for weights. */
 void *cuda_alloc(struct backend *be, size_t bytes, struct error *e);
 
+/* product.cu */
+void cuda_products_destroy(struct backend *be);
 /* linear.cu */
 struct linear *cuda_linear_create(struct backend *be, const struct tensor *w, const struct tensor *b,
 	enum precision p, struct error *e);
@@ -44,11 +47,12 @@ void cuda_rms_norm(struct backend *be, struct tensor *y, const struct tensor *x,
 	float eps);
 void cuda_channel_norm(struct backend *be, struct tensor *y, const struct tensor *x, const struct tensor *g,
 	enum activation act);
-/* kv.cu */
-size_t cuda_kv_bytes(const struct kv_shape *shape);
+/* qkv.cu */
 void cuda_qk_norm_rope_write(struct backend *be, struct tensor *q, struct tensor *q_mean,
 	const struct kv_span *slot, const struct tensor *qkv, const struct tensor *g_q,
 	const struct tensor *g_k, const struct rope *rope, float eps);
+/* kv.cu */
+size_t cuda_kv_bytes(const struct kv_shape *shape);
 void cuda_kv_copy(struct backend *be, const struct kv_span *dst, const struct kv_span *src);
 void cuda_kv_rotate(struct backend *be, const struct kv_span *span, double delta_frames, double theta);
 void cuda_kv_export(struct backend *be, struct tensor *k, struct tensor *v, const struct kv_span *span);

@@ -1,24 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Keys and values: QK norm + RoPE + cache write in one pass over qkv, then the
- * block means from what was just written (it is still in L2); copies,
- * re-rotation, plain dumps. All bound by memory. */
+/* Keys and values in their store: copies, re-rotation, plain dumps and what comes
+ * from them, with the means. All bound by memory. */
 #include "kernels/cuda/kv.cuh"
-
-#define ROW_THREADS 128
 
 size_t cuda_kv_bytes(const struct kv_shape *p) {
 	size_t per_frame = (size_t)ceil_div(p->frame_tokens, p->block), row = (size_t)p->heads * p->head_dim;
 	return 2 * align_up((size_t)p->heads * p->frames * (size_t)kv_frame_elements(p) * dtype_bytes(p->dtype)) +
 		align_up(row * p->frames * per_frame * sizeof(float)) + align_up(row * p->frames * sizeof(float));
-}
-
-/* Rotates the two pairs of v, channels ch .. ch+3 of a head. */
-__device__ __forceinline__ float4 rope4(float4 v, int ch, const float *time, const float *space, int tp) {
-	int p = ch >> 1;
-	const float *a = p < tp ? time + 2 * p : space + 2 * (p - tp);
-	const float *b = p + 1 < tp ? time + 2 * (p + 1) : space + 2 * (p + 1 - tp);
-	return make_float4(v.x * a[0] - v.y * a[1], v.x * a[1] + v.y * a[0], v.z * b[0] - v.w * b[1],
-		v.z * b[1] + v.w * b[0]);
 }
 
 /* Rows s .. rows - 1 of a frame, `at` and every s-th after it: zeros, so that no
@@ -34,47 +22,7 @@ __device__ __forceinline__ void fill_up(K *k, K *v, int at, int s, int rows, int
 	}
 }
 
-/* One block a token. k and v are already at the first slot. */
-template <typename X, typename K>
-__global__ void __launch_bounds__(ROW_THREADS) qk_norm_rope_kernel(X *q, K *k, K *v, const X *qkv,
-	const float *g_q, const float *g_k, const float *time, const float *space, int heads, int c, int s, int tp,
-	int rows, int64_t frame_stride, int64_t head_stride, float eps) {
-	__shared__ float shared[33];
-	int64_t token = blockIdx.x;
-	int d = heads * c, frame = (int)(token / s), at = (int)(token % s), sp = c / 2 - tp;
-	const X *row = qkv + token * 3 * d;
-	time += (int64_t)frame * tp * 2;
-	space += (int64_t)at * sp * 2;
-	k += frame * frame_stride;
-	v += frame * frame_stride;
-	float sum_q = 0.f, sum_k = 0.f;
-	for (int i = threadIdx.x * 4; i < d; i += ROW_THREADS * 4) {
-		float4 a = load4(row + i), b = load4(row + d + i);
-		sum_q += a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w;
-		sum_k += b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
-	}
-	float rq = rsqrtf(block_sum(sum_q, shared) / d + eps), rk = rsqrtf(block_sum(sum_k, shared) / d + eps);
-	for (int i = threadIdx.x * 4; i < d; i += ROW_THREADS * 4) {
-		int head = i / c, ch = i % c;
-		float4 a = load4(row + i), b = load4(row + d + i), w = load4(g_q + i), u = load4(g_k + i);
-		a = make_float4(a.x * rq * w.x, a.y * rq * w.y, a.z * rq * w.z, a.w * rq * w.w);
-		b = make_float4(b.x * rk * u.x, b.y * rk * u.y, b.z * rk * u.z, b.w * rk * u.w);
-		store4(q + token * d + i, rope4(a, ch, time, space, tp));
-		int64_t out = head * head_stride + kv_at<K>(c, at, ch);
-		store4(k + out, rope4(b, ch, time, space, tp));
-		store4(v + out, load4(row + 2 * d + i));
-	}
-	fill_up(k, v, at, s, rows, heads, c, head_stride);
-}
-
-/* Where a token's channel lies: in plain rows [tokens, heads * c], in a store. */
-struct plain_rows {
-	int64_t head, token;
-	int s;
-	template <typename X> __device__ int64_t at(int h, int frame, int row, int ch) const {
-		return h * head + ((int64_t)frame * s + row) * token + ch;
-	}
-};
+/* Where a token's channel lies. */
 struct store_rows {
 	int64_t head, frame;
 	int c;
@@ -84,8 +32,8 @@ struct store_rows {
 };
 
 /* mean[h, block, c] over the block's tokens. Grid: blocks, heads. */
-template <typename X, class R>
-__global__ void block_mean_kernel(float *mean, const X *x, R rows, int c, int s, int block, int per_frame,
+template <typename X>
+__global__ void block_mean_kernel(float *mean, const X *x, store_rows rows, int c, int s, int block, int per_frame,
 	int64_t mean_head_stride) {
 	int b = blockIdx.x, h = blockIdx.y, frame = b / per_frame, first = b % per_frame * block;
 	int count = min(block, s - first);
@@ -104,50 +52,24 @@ __global__ void frame_mean_kernel(float *frame_mean, const float *block_mean, in
 	for (int ch = threadIdx.x; ch < c; ch += blockDim.x) {
 		const float *p = block_mean + h * block_head_stride + (int64_t)f * per_frame * c + ch;
 		float sum = 0.f;
+#pragma unroll 8
 		for (int b = 0; b < per_frame; b++)
 			sum += p[(int64_t)b * c] * min(block, s - b * block);
 		frame_mean[h * frame_head_stride + (int64_t)f * c + ch] = sum / s;
 	}
 }
 
-template <typename K> static void key_means(cudaStream_t stream, const kv_view &w, int first, int count) {
-	dim3 blocks((unsigned)(count * w.per_frame), (unsigned)w.heads), frames((unsigned)count, (unsigned)w.heads);
-	float *bm = w.block_mean + (int64_t)first * w.per_frame * w.c, *fm = w.frame_mean + (int64_t)first * w.c;
-	int64_t bm_stride = (int64_t)w.frames * w.per_frame * w.c, fm_stride = (int64_t)w.frames * w.c;
-	block_mean_kernel<<<blocks, 128, 0, stream>>>(bm, (const K *)w.k + first * w.frame, store_rows{w.head, w.frame, w.c},
-		w.c, w.s, w.block, w.per_frame, bm_stride);
-	frame_mean_kernel<<<frames, 128, 0, stream>>>(fm, bm, w.c, w.s, w.block, w.per_frame, bm_stride, fm_stride);
+void kv_frame_means(cudaStream_t stream, const kv_view &w, int first, int count) {
+	frame_mean_kernel<<<dim3((unsigned)count, (unsigned)w.heads), 128, 0, stream>>>(
+		w.frame_mean + (int64_t)first * w.c, w.block_mean + (int64_t)first * w.per_frame * w.c, w.c, w.s, w.block,
+		w.per_frame, (int64_t)w.frames * w.per_frame * w.c, (int64_t)w.frames * w.c);
 }
 
-void cuda_qk_norm_rope_write(struct backend *be, struct tensor *q, struct tensor *q_mean, const struct kv_span *slot,
-	const struct tensor *qkv, const struct tensor *g_q, const struct tensor *g_k, const struct rope *rope, float eps) {
-	kv_view w = kv_view_of(slot->store);
-	cudaStream_t stream = cuda_of(be)->stream;
-	int64_t n = tensor_row_count(qkv), offset = slot->first * w.frame;
-	int tp = (int)rope->time.dim[1];
-	if (w.c % 4 || n != (int64_t)slot->count * w.s) {
-		cuda_latch_text(be, -EINVAL, "qk_norm_rope_write", "head_dim % 4 != 0 or the slots do not hold the tokens");
-		return;
-	}
-	by_dtype(be, qkv->dtype, "qk_norm_rope_write", [&](auto tx) {
-		by_dtype(be, slot->store->shape.dtype, "qk_norm_rope_write", [&](auto tk) {
-			using X = decltype(tx);
-			using K = decltype(tk);
-			qk_norm_rope_kernel<X, K><<<(unsigned)n, ROW_THREADS, 0, stream>>>((X *)q->data,
-				(K *)w.k + offset, (K *)w.v + offset, (const X *)qkv->data, (const float *)g_q->data,
-				(const float *)g_k->data, (const float *)rope->time.data, (const float *)rope->space.data,
-				w.heads, w.c, w.s, tp, w.rows, w.frame, w.head, eps);
-			key_means<K>(stream, w, slot->first, slot->count);
-			if (q_mean) {
-				int blocks = slot->count * w.per_frame;
-				plain_rows rows{w.c, (int64_t)w.heads * w.c, w.s};
-				block_mean_kernel<<<dim3((unsigned)blocks, (unsigned)w.heads), 128, 0, stream>>>(
-					(float *)q_mean->data, (const X *)q->data, rows, w.c, w.s, w.block, w.per_frame,
-					(int64_t)blocks * w.c);
-			}
-		});
-	});
-	launch_check(be, "qk_norm_rope_write", qkv);
+template <typename K> static void key_means(cudaStream_t stream, const kv_view &w, int first, int count) {
+	block_mean_kernel<<<dim3((unsigned)(count * w.per_frame), (unsigned)w.heads), 128, 0, stream>>>(
+		w.block_mean + (int64_t)first * w.per_frame * w.c, (const K *)w.k + first * w.frame,
+		store_rows{w.head, w.frame, w.c}, w.c, w.s, w.block, w.per_frame, (int64_t)w.frames * w.per_frame * w.c);
+	kv_frame_means(stream, w, first, count);
 }
 
 /* rows pieces of `bytes` each, `pitch` apart. */

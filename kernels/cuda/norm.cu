@@ -1,165 +1,157 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Row norms fused with what follows them: layer norm + modulation (+ fp8
- * quantisation of the row), RMS norm, channel norm + activation. One block a
- * row, the row kept in registers between the passes: each element is read once
- * and written once, so they are bound by memory. */
-#include "kernels/cuda/common.cuh"
+/* Row norms fused with what surrounds them: gate and sum of a product, layer
+ * norm, modulation, fp8 quantisation of the row; RMS norm; channel norm +
+ * activation. One block a row (rows.cuh): bound by memory. */
+#include "kernels/cuda/rows.cuh"
 
-#define ROW_THREADS 128
-#define ROW_VECTORS 16 /* float4 a thread: rows up to 128 * 16 * 4 = 8192 wide */
+/* What becomes of a row of the residual stream, by value to kernels. Row i uses
+ * gate row i / gate_rows and modulation row i / norm_rows. */
+struct norm_row {
+	const float *scale, *shift, *gate; /* gate NULL: 1 */
+	int64_t norm_rows, gate_rows;
+	int d;
+	float eps;
+};
 
-/* Loads a row of d (a multiple of 4) into v; returns how many vectors this thread holds. */
-template <typename T> __device__ __forceinline__ int row_load(float4 *v, const T *x, int d) {
-	int n = 0;
-#pragma unroll
-	for (int i = 0; i < ROW_VECTORS; i++) {
-		int c = (i * ROW_THREADS + threadIdx.x) * 4;
-		if (c < d) {
-			v[i] = load4(x + c);
-			n = i + 1;
-		}
+/* Layer norm about the mean in two passes (x^2 - mean^2 cancels), then modulation. */
+template <int V, int E>
+__device__ __forceinline__ void row_normalise(float (&v)[V][E], const norm_row &n, int64_t row, float (*shared)[32]) {
+	const float *scale = n.scale + row / n.norm_rows * n.d, *shift = n.shift + row / n.norm_rows * n.d;
+	float a[E], b[E];
+	if (V == 1 && row_column(0, E) < n.d) { /* asked for before the barriers */
+		piece_load(a, scale + row_column(0, E));
+		piece_load(b, shift + row_column(0, E));
 	}
+	float mean = row_sum(v, n.d, shared[0], [](float x) { return x; }) / n.d;
+	float variance = row_sum(v, n.d, shared[1], [&](float x) { return (x - mean) * (x - mean); }) / n.d;
+	float r = rsqrtf(variance + n.eps);
+#pragma unroll
+	for (int i = 0; i < V; i++) {
+		int c = row_column(i, E);
+		if (c >= n.d)
+			break;
+		if (V > 1) {
+			piece_load(a, scale + c);
+			piece_load(b, shift + c);
+		}
+#pragma unroll
+		for (int e = 0; e < E; e++)
+			v[i][e] = (v[i][e] - mean) * r * (1.f + a[e]) + b[e];
+	}
+}
+
+template <typename C, typename X, typename Y>
+__global__ void __launch_bounds__(C::threads) norm_modulate_kernel(Y *y, float *y_scale, const X *x, norm_row n) {
+	__shared__ float shared[3][32];
+	float v[C::V][C::E];
+	int64_t row = blockIdx.x;
+	row_load(v, x + row * n.d, n.d);
+	row_normalise(v, n, row, shared);
+	row_store(y + row * n.d, y_scale, v, n.d, row, shared[2]);
+}
+
+/* r += finished t * gate, then its norm to y. */
+template <typename C, typename T, typename Y>
+__global__ void __launch_bounds__(C::threads) residual_norm_kernel(Y *y, float *y_scale, float *r, const T *t, finish f,
+	norm_row n) {
+	__shared__ float shared[3][32];
+	float v[C::V][C::E];
+	int64_t row = blockIdx.x;
+	row_load(v, r + row * n.d, n.d);
+#pragma unroll
+	for (int i = 0; i < C::V; i++) {
+		int c = row_column(i, C::E);
+		if (c >= n.d)
+			break;
+		float p[C::E], g[C::E];
+		piece_load(p, t + row * n.d + c);
+		piece_finish<T>(p, f, row, c);
+		if (n.gate)
+			piece_load(g, n.gate + row / n.gate_rows * n.d + c);
+#pragma unroll
+		for (int e = 0; e < C::E; e++)
+			v[i][e] += n.gate ? p[e] * g[e] : p[e];
+		piece_store(r + row * n.d + c, v[i]);
+	}
+	row_normalise(v, n, row, shared);
+	row_store(y + row * n.d, y_scale, v, n.d, row, shared[2]);
+}
+
+static norm_row norm_of(const struct norm_args *a, int64_t rows, int64_t d) {
+	norm_row n{};
+	n.scale = (const float *)a->scale->data, n.shift = (const float *)a->shift->data;
+	n.norm_rows = rows / tensor_row_count(a->scale);
+	n.d = (int)d, n.eps = a->eps;
 	return n;
 }
 
-/* Writes the row as T, or as e4m3 codes with the row's scale. */
-template <typename T> struct row_writer {
-	static __device__ void write(T *y, float *, const float4 *v, int d, int64_t, float *) {
-#pragma unroll
-		for (int i = 0; i < ROW_VECTORS; i++) {
-			int c = (i * ROW_THREADS + threadIdx.x) * 4;
-			if (c < d)
-				store4(y + c, v[i]);
-		}
-	}
-};
-template <> struct row_writer<__nv_fp8_e4m3> {
-	static __device__ void write(__nv_fp8_e4m3 *y, float *scale, const float4 *v, int d, int64_t row,
-		float *shared) {
-		float top = 0.f;
-#pragma unroll
-		for (int i = 0; i < ROW_VECTORS; i++) {
-			if ((i * ROW_THREADS + threadIdx.x) * 4 < d)
-				top = fmaxf(top, fmaxf(fmaxf(fabsf(v[i].x), fabsf(v[i].y)),
-							 fmaxf(fabsf(v[i].z), fabsf(v[i].w))));
-		}
-		top = fmaxf(block_max(top, shared), 1e-5f);
-		float s = top / 448.f, inv = 448.f / top;
-		if (threadIdx.x == 0)
-			scale[row] = s;
-#pragma unroll
-		for (int i = 0; i < ROW_VECTORS; i++) {
-			int c = (i * ROW_THREADS + threadIdx.x) * 4;
-			if (c < d) {
-				__nv_fp8x4_e4m3 q(make_float4(v[i].x * inv, v[i].y * inv, v[i].z * inv, v[i].w * inv));
-				*reinterpret_cast<__nv_fp8x4_e4m3 *>(y + c) = q;
-			}
-		}
-	}
-};
-
-template <typename X, typename Y>
-__global__ void __launch_bounds__(ROW_THREADS) norm_modulate_kernel(Y *y, float *y_scale, const X *x,
-	const float *scale, const float *shift, int d, int64_t rows_per_modulation, float eps) {
-	__shared__ float shared[33];
-	float4 v[ROW_VECTORS];
-	int64_t row = blockIdx.x, m = row / rows_per_modulation;
-	row_load(v, x + row * d, d);
-	float sum = 0.f;
-#pragma unroll
-	for (int i = 0; i < ROW_VECTORS; i++) {
-		if ((i * ROW_THREADS + threadIdx.x) * 4 < d)
-			sum += v[i].x + v[i].y + v[i].z + v[i].w;
-	}
-	float mean = block_sum(sum, shared) / d, var = 0.f;
-#pragma unroll
-	for (int i = 0; i < ROW_VECTORS; i++) {
-		if ((i * ROW_THREADS + threadIdx.x) * 4 < d) {
-			v[i].x -= mean, v[i].y -= mean, v[i].z -= mean, v[i].w -= mean;
-			var += v[i].x * v[i].x + v[i].y * v[i].y + v[i].z * v[i].z + v[i].w * v[i].w;
-		}
-	}
-	float r = rsqrtf(block_sum(var, shared) / d + eps);
-#pragma unroll
-	for (int i = 0; i < ROW_VECTORS; i++) {
-		int c = (i * ROW_THREADS + threadIdx.x) * 4;
-		if (c < d) {
-			float4 a = load4(scale + m * d + c), b = load4(shift + m * d + c);
-			v[i].x = v[i].x * r * (1.f + a.x) + b.x;
-			v[i].y = v[i].y * r * (1.f + a.y) + b.y;
-			v[i].z = v[i].z * r * (1.f + a.z) + b.z;
-			v[i].w = v[i].w * r * (1.f + a.w) + b.w;
-		}
-	}
-	row_writer<Y>::write(y + row * d, y_scale, v, d, row, shared);
-}
-
-static bool row_fits(struct backend *be, const char *op, const struct tensor *x) {
-	int64_t d = tensor_cols(x);
-	if (d % 4 == 0 && d <= ROW_THREADS * ROW_VECTORS * 4)
-		return true;
-	cuda_latch_text(be, -EINVAL, op, "rows must be a multiple of 4 and at most 8192 wide");
-	return false;
-}
-
-template <typename X, typename Y>
-static void norm_modulate_launch(struct backend *be, struct tensor *y, const struct tensor *x,
-	const struct tensor *scale, const struct tensor *shift, float eps) {
-	int64_t n = tensor_row_count(x), d = tensor_cols(x), m = tensor_row_count(scale);
-	norm_modulate_kernel<X, Y><<<(unsigned)n, ROW_THREADS, 0, cuda_of(be)->stream>>>((Y *)y->data,
-		y->scale, (const X *)x->data, (const float *)scale->data, (const float *)shift->data, (int)d,
-		n / (m > 0 ? m : 1), eps);
+void cuda_norm_modulate(struct backend *be, struct tensor *y, const struct tensor *x, const struct tensor *scale,
+	const struct tensor *shift, float eps) {
+	struct norm_args args = {scale, shift, eps};
+	int64_t rows = tensor_row_count(x), d = tensor_cols(x);
+	norm_row n = norm_of(&args, rows, d);
+	by_dtype(be, x->dtype, "norm_modulate", [&](auto tx) {
+		by_output(be, y->dtype, "norm_modulate", [&](auto ty) {
+			by_cut(be, "norm_modulate", d, [&](auto cut, unsigned threads) {
+				using X = decltype(tx);
+				using Y = decltype(ty);
+				norm_modulate_kernel<decltype(cut), X, Y><<<(unsigned)rows, threads, 0, cuda_of(be)->stream>>>(
+					(Y *)y->data, y->scale, (const X *)x->data, n);
+			});
+		});
+	});
 	launch_check(be, "norm_modulate", x);
 }
 
-void cuda_norm_modulate(struct backend *be, struct tensor *y, const struct tensor *x,
-	const struct tensor *scale, const struct tensor *shift, float eps) {
-	if (!row_fits(be, "norm_modulate", x))
-		return;
-	by_dtype(be, x->dtype, "norm_modulate", [&](auto tx) {
-		using X = decltype(tx);
-		if (y->dtype == DTYPE_FP8_E4M3)
-			norm_modulate_launch<X, __nv_fp8_e4m3>(be, y, x, scale, shift, eps);
-		else
-			by_dtype(be, y->dtype, "norm_modulate", [&](auto ty) {
-				norm_modulate_launch<X, decltype(ty)>(be, y, x, scale, shift, eps);
+void cuda_residual_norm(struct backend *be, struct tensor *y, struct tensor *r, const struct tensor *t, finish f,
+	const struct tensor *gate, const struct norm_args *args) {
+	int64_t rows = tensor_row_count(t), d = tensor_cols(t);
+	norm_row n = norm_of(args, rows, d);
+	n.gate = gate ? (const float *)gate->data : nullptr;
+	n.gate_rows = gate ? rows / tensor_row_count(gate) : rows;
+	by_dtype(be, t->dtype, "linear_residual_norm", [&](auto tt) {
+		by_output(be, y->dtype, "linear_residual_norm", [&](auto ty) {
+			by_cut(be, "linear_residual_norm", d, [&](auto cut, unsigned threads) {
+				using T = decltype(tt);
+				using Y = decltype(ty);
+				residual_norm_kernel<decltype(cut), T, Y><<<(unsigned)rows, threads, 0, cuda_of(be)->stream>>>(
+					(Y *)y->data, y->scale, (float *)r->data, (const T *)t->data, f, n);
 			});
+		});
 	});
+	launch_check(be, "linear_residual_norm", r);
 }
 
-template <typename X, typename Y>
-__global__ void __launch_bounds__(ROW_THREADS) rms_norm_kernel(Y *y, const X *x, const float *g, int d, float eps) {
-	__shared__ float shared[33];
-	float4 v[ROW_VECTORS];
+template <typename C, typename X, typename Y>
+__global__ void __launch_bounds__(C::threads) rms_norm_kernel(Y *y, const X *x, const float *g, int d, float eps) {
+	__shared__ float shared[32];
+	float v[C::V][C::E];
 	int64_t row = blockIdx.x;
 	row_load(v, x + row * d, d);
-	float sum = 0.f;
+	float r = rsqrtf(row_sum(v, d, shared, [](float a) { return a * a; }) / d + eps);
 #pragma unroll
-	for (int i = 0; i < ROW_VECTORS; i++) {
-		if ((i * ROW_THREADS + threadIdx.x) * 4 < d)
-			sum += v[i].x * v[i].x + v[i].y * v[i].y + v[i].z * v[i].z + v[i].w * v[i].w;
-	}
-	float r = rsqrtf(block_sum(sum, shared) / d + eps);
+	for (int i = 0; i < C::V; i++) {
+		float w[C::E];
+		if (row_column(i, C::E) >= d)
+			break;
+		piece_load(w, g + row_column(i, C::E));
 #pragma unroll
-	for (int i = 0; i < ROW_VECTORS; i++) {
-		int c = (i * ROW_THREADS + threadIdx.x) * 4;
-		if (c < d) {
-			float4 w = load4(g + c);
-			v[i] = make_float4(v[i].x * r * w.x, v[i].y * r * w.y, v[i].z * r * w.z, v[i].w * r * w.w);
-		}
+		for (int e = 0; e < C::E; e++)
+			v[i][e] *= r * w[e];
 	}
-	row_writer<Y>::write(y + row * d, nullptr, v, d, row, shared);
+	row_store(y + row * d, nullptr, v, d, row, shared);
 }
 
 void cuda_rms_norm(struct backend *be, struct tensor *y, const struct tensor *x, const struct tensor *g, float eps) {
-	if (!row_fits(be, "rms_norm", x))
-		return;
+	int64_t rows = tensor_row_count(x), d = tensor_cols(x);
 	by_dtype(be, x->dtype, "rms_norm", [&](auto tx) {
 		by_dtype(be, y->dtype, "rms_norm", [&](auto ty) {
-			using X = decltype(tx);
-			using Y = decltype(ty);
-			rms_norm_kernel<X, Y><<<(unsigned)tensor_row_count(x), ROW_THREADS, 0, cuda_of(be)->stream>>>(
-				(Y *)y->data, (const X *)x->data, (const float *)g->data, (int)tensor_cols(x), eps);
+			by_cut(be, "rms_norm", d, [&](auto cut, unsigned threads) {
+				using X = decltype(tx);
+				using Y = decltype(ty);
+				rms_norm_kernel<decltype(cut), X, Y><<<(unsigned)rows, threads, 0, cuda_of(be)->stream>>>((Y *)y->data,
+					(const X *)x->data, (const float *)g->data, (int)d, eps);
+			});
 		});
 	});
 	launch_check(be, "rms_norm", x);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Element by element ops and the conversions between dtypes. Bound by memory. */
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/product.cuh"
 
 #define THREADS 256
 
@@ -119,13 +119,13 @@ __global__ void convert_kernel(Y *y, const void *x, int dtype, const float *scal
 /* One block a row: the largest magnitude becomes the largest code. */
 __global__ void quantise_rows_kernel(void *y, int to, float *y_scale, const void *x, int from,
 	const float *x_scale, int64_t cols, int64_t x_cols) {
-	__shared__ float shared[33];
+	__shared__ float shared[32];
 	int64_t base = (int64_t)blockIdx.x * cols;
 	float top = 0.f;
 	for (int64_t c = threadIdx.x; c < cols; c += blockDim.x)
 		top = fmaxf(top, fabsf(read_any(x, from, x_scale, base + c, x_cols)));
 	float limit = to == DTYPE_I8 ? 127.f : 448.f;
-	top = fmaxf(block_max(top, shared), 1e-5f);
+	top = fmaxf(block_reduce<join_max>(top, shared), 1e-5f);
 	if (threadIdx.x == 0)
 		y_scale[blockIdx.x] = top / limit;
 	for (int64_t c = threadIdx.x; c < cols; c += blockDim.x) {
@@ -141,6 +141,10 @@ void cuda_convert(struct backend *be, struct tensor *y, const struct tensor *x) 
 	int64_t n = tensor_count(x), cols = tensor_cols(y);
 	cudaStream_t stream = cuda_of(be)->stream;
 	if (y->dtype == DTYPE_FP8_E4M3 || y->dtype == DTYPE_I8) {
+		bool fast = y->dtype == DTYPE_FP8_E4M3 && (x->dtype == DTYPE_F32 || x->dtype == DTYPE_BF16) && row_fits(cols);
+		struct tensor rows = tensor_2d(x->data, x->dtype, n / cols, cols);
+		if (fast)
+			return cuda_finish(be, y, &rows, finish{});
 		quantise_rows_kernel<<<(unsigned)(n / cols), 128, 0, stream>>>(y->data, y->dtype, y->scale, x->data,
 			x->dtype, x->scale, cols, tensor_cols(x));
 	} else if (y->dtype == DTYPE_F16) {

@@ -159,11 +159,93 @@ static void linear_case(struct run *r, int n, int in, int out, enum activation a
 static void linear_small(struct run *r) {
 	linear_case(r, 6, 64, 48, ACT_NONE, true);
 }
+static void linear_odd(struct run *r) {
+	struct error e = {0};
+	float *w = random_host(r, 128 * 42, 0.2f), *b = random_host(r, 42, 1.f);
+	struct tensor wt = tensor_2d(w, DTYPE_F32, 42, 128), bt = tensor_1d(b, DTYPE_F32, 42);
+	struct linear *l = r->ops->linear_create(r->be, &wt, &bt, r->precision, &e);
+	if (!l) {
+		fprintf(stderr, "test_device: %s\n", e.text);
+		exit(1);
+	}
+	struct tensor x = IN(r, 7, 128), y = OUT(r, 7, 42), z = F32(r, 7, 42);
+	for (int act = ACT_NONE; act <= ACT_RELU; act++) {
+		r->ops->linear(r->be, &y, &x, l, (enum activation)act);
+		emit(r, &y);
+		r->ops->linear(r->be, &z, &x, l, (enum activation)act);
+		emit(r, &z);
+	}
+	backend_sync(r->be, NULL);
+	r->ops->linear_destroy(r->be, l);
+	free(w);
+	free(b);
+}
 static void linear_gelu(struct run *r) {
 	linear_case(r, 432, 256, 1024, ACT_GELU_TANH, true);
 }
 static void linear_silu_unbiased(struct run *r) {
 	linear_case(r, 33, 1024, 256, ACT_SILU, false);
+}
+
+/* Rows that enter an fp8 layer: codes in that mode, activations in the others. */
+#define CODES(r, ...)                                                                              \
+	make(r, (r)->precision == PRECISION_FP8 ? DTYPE_FP8_E4M3 : (r)->act, DIMS(__VA_ARGS__))
+
+static void codes_case(struct run *r, int n, int d, int groups) {
+	struct tensor x = F32(r, n, d), y = CODES(r, n, d), narrow = IN(r, n, d);
+	struct tensor scale = F32(r, groups, d), shift = F32(r, groups, d);
+	r->ops->convert(r->be, &y, &x);
+	emit(r, &y);
+	r->ops->convert(r->be, &y, &narrow);
+	emit(r, &y);
+	r->ops->norm_modulate(r->be, &y, &x, &scale, &shift, 1e-6f);
+	emit(r, &y);
+}
+
+/* A part of a block as the transformer runs it: codes in, codes out, in place. */
+static void codes_block(struct run *r, int n, int d, int hidden) {
+	struct error e = {0};
+	float *w = random_host(r, (int64_t)d * hidden, 2.f / sqrtf((float)d)),
+	      *b = random_host(r, d + hidden, 1.f);
+	struct tensor up = tensor_2d(w, DTYPE_F32, hidden, d),
+		      down = tensor_2d(w, DTYPE_F32, d, hidden);
+	struct tensor up_b = tensor_1d(b, DTYPE_F32, hidden),
+		      down_b = tensor_1d(b + hidden, DTYPE_F32, d);
+	struct linear *first = r->ops->linear_create(r->be, &up, &up_b, r->precision, &e);
+	struct linear *second = r->ops->linear_create(r->be, &down, &down_b, r->precision, &e);
+	if (!first || !second) {
+		fprintf(stderr, "test_device: %s\n", e.text);
+		exit(1);
+	}
+	struct tensor x = F32(r, n, d), y = CODES(r, n, d), wide = CODES(r, n, hidden),
+		      gate = F32(r, 1, d), scale = F32(r, 1, d), shift = F32(r, 1, d);
+	struct norm_args norm = {&scale, &shift, 1e-6f};
+	r->ops->norm_modulate(r->be, &y, &x, &scale, &shift, 1e-6f);
+	for (int i = 0; i < 2; i++) {
+		r->ops->linear(r->be, &wide, &y, first, ACT_GELU_TANH);
+		emit(r, &wide);
+		r->ops->linear_residual_norm(r->be, &y, &x, &wide, second, i ? NULL : &gate, &norm);
+		emit(r, &x);
+		emit(r, &y);
+	}
+	backend_sync(r->be, NULL);
+	r->ops->linear_destroy(r->be, first);
+	r->ops->linear_destroy(r->be, second);
+	free(w);
+	free(b);
+}
+static void codes(struct run *r) {
+	codes_case(r, 12, 1536, 3);
+	codes_case(r, 5, 132, 1);
+	codes_case(r, 9, 256, 9);
+	codes_case(r, 3, 8960, 1);
+	codes_case(r, 2, 5120, 2);
+}
+static void codes_small(struct run *r) {
+	codes_block(r, 33, 256, 1024);
+}
+static void codes_large(struct run *r) {
+	codes_block(r, 96, 1536, 8960);
 }
 
 static void norms(struct run *r) {
@@ -176,6 +258,12 @@ static void norms(struct run *r) {
 	emit(r, &b);
 	r->ops->rms_norm(r->be, &a, &a, &g, 1e-6f);
 	emit(r, &a);
+	struct tensor odd = IN(r, 3, 132), wide = IN(r, 3, 5120), g_odd = F32(r, 132),
+		      g_wide = F32(r, 5120);
+	r->ops->rms_norm(r->be, &odd, &odd, &g_odd, 1e-6f);
+	emit(r, &odd);
+	r->ops->rms_norm(r->be, &wide, &wide, &g_wide, 1e-6f);
+	emit(r, &wide);
 	struct tensor c = IN(r, 2, 3, 5, 96), h = F32(r, 96), d = OUT(r, 2, 3, 5, 96);
 	r->ops->channel_norm(r->be, &d, &c, &h, ACT_SILU);
 	emit(r, &d);
@@ -422,6 +510,10 @@ static const struct {
 	{"linear 6x64x48", linear_small, 2e-5, 2e-2, 6e-2},
 	{"linear 432x256x1024 gelu", linear_gelu, 2e-5, 2e-2, 6e-2},
 	{"linear 33x1024x256 silu", linear_silu_unbiased, 2e-5, 2e-2, 6e-2},
+	{"linear 7x128x42", linear_odd, 2e-5, 2e-2, 6e-2},
+	{"rows as codes", codes, 2e-5, 2e-2, 4e-2},
+	{"block of codes 33x256x1024", codes_small, 2e-5, 4e-2, 1.5e-1},
+	{"block of codes 96x1536x8960", codes_large, 2e-5, 4e-2, 1.5e-1},
 	{"norms", norms, 2e-5, 2e-2, 0},
 	{"pointwise", pointwise, 2e-5, 2e-2, 0},
 	{"kv and attention, ragged", kv_ragged, 2e-5, 2e-2, 0},

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Prepared products. A shape is looked up by what it is; when it is new, the
+ * library is asked for the most it can fuse (fp8 row scales, bias, GELU: cards
+ * differ), and big shapes try the library's first few kernels on the real
+ * operands. Only kernels whose result is bit for bit that of the first one may
+ * win, so that measuring changes the speed and nothing else. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/product.cuh"
+
+#define PRODUCTS 64
+#define CANDIDATES 12
+#define MEASURE_FROM 4e9 /* flop */
+#define MEASURE_ROWS 1024 /* texts come in any length: not worth a wait */
+#define MEASURE_RUNS 4
+
+struct product {
+	/* What it is. */
+	int64_t rows, out, in;
+	enum precision precision;
+	enum dtype y_dtype;
+	bool wants_bias, wants_gelu;
+	/* What was prepared. */
+	cublasLtMatmulDesc_t desc;
+	cublasLtMatrixLayout_t w, x, y;
+	cublasLtMatmulAlgo_t algo;
+	bool scales, biased, activated; /* done by the library */
+	uint64_t used;
+};
+
+struct product_set {
+	struct product item[PRODUCTS];
+	int count;
+	uint64_t clock;
+};
+
+static cudaDataType_t operand_type(enum precision p) {
+	return p == PRECISION_F32 ? CUDA_R_32F : p == PRECISION_BF16 ? CUDA_R_16BF : CUDA_R_8F_E4M3;
+}
+
+static void product_drop(struct product *p) {
+	if (p->desc)
+		cublasLtMatmulDescDestroy(p->desc);
+	for (cublasLtMatrixLayout_t m : {p->w, p->x, p->y}) {
+		if (m)
+			cublasLtMatrixLayoutDestroy(m);
+	}
+	p->desc = nullptr;
+	p->w = p->x = p->y = nullptr;
+}
+
+void cuda_products_destroy(struct backend *be) {
+	struct product_set *s = cuda_of(be)->products;
+	for (int i = 0; s && i < s->count; i++)
+		product_drop(&s->item[i]);
+	free(s);
+	cuda_of(be)->products = nullptr;
+}
+
+template <typename T> static void set(struct product *p, cublasLtMatmulDescAttributes_t what, T value) {
+	cublasLtMatmulDescSetAttribute(p->desc, what, &value, sizeof value);
+}
+
+/* The pointers of one call. */
+static void product_point(struct product *p, const struct product_args *a) {
+	if (p->biased)
+		set(p, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+			a->y_dtype == DTYPE_F32 ? (const void *)a->bias : a->bias_bf16);
+	if (p->scales && p->precision == PRECISION_FP8) {
+		set(p, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, (const void *)a->w_scale);
+		set(p, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, (const void *)a->x_scale);
+	}
+}
+
+/* Column-major for the library: D[out, rows] = W^T[out, in] X[in, rows]. */
+static int product_describe(struct backend *be, struct product *p, const struct product_args *a,
+	cublasLtMatmulHeuristicResult_t *found) {
+	cublasLtMatmulPreference_t preference;
+	int n = 0;
+	product_drop(p);
+	cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+	set(p, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+	set(p, CUBLASLT_MATMUL_DESC_EPILOGUE, p->activated ? CUBLASLT_EPILOGUE_GELU_BIAS :
+		p->biased ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT);
+	if (p->precision == PRECISION_FP8 && p->scales) {
+		set(p, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+		set(p, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+	}
+	product_point(p, a);
+	cudaDataType_t in = operand_type(p->precision), out = p->y_dtype == DTYPE_F32 ? CUDA_R_32F : CUDA_R_16BF;
+	cublasLtMatrixLayoutCreate(&p->w, in, (uint64_t)p->in, (uint64_t)p->out, p->in);
+	cublasLtMatrixLayoutCreate(&p->x, in, (uint64_t)p->in, (uint64_t)p->rows, p->in);
+	cublasLtMatrixLayoutCreate(&p->y, out, (uint64_t)p->out, (uint64_t)p->rows, p->out);
+	size_t space = PRODUCT_WORKSPACE;
+	cublasLtMatmulPreferenceCreate(&preference);
+	cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &space, sizeof space);
+	cublasStatus_t r = cublasLtMatmulAlgoGetHeuristic(cuda_of(be)->blas, p->desc, p->w, p->x, p->y, p->y, preference,
+		CANDIDATES, found, &n);
+	cublasLtMatmulPreferenceDestroy(preference);
+	return r == CUBLAS_STATUS_SUCCESS ? n : 0;
+}
+
+static cublasStatus_t product_run(struct backend *be, const struct product *p, const struct product_args *a, void *y,
+	const cublasLtMatmulAlgo_t *algo) {
+	struct cuda_state *cu = cuda_of(be);
+	float alpha = 1.f, beta = 0.f;
+	return cublasLtMatmul(cu->blas, p->desc, &alpha, a->w, p->w, a->x, p->x, &beta, y, p->y, y, p->y, algo,
+		cu->scratch, PRODUCT_WORKSPACE, cu->stream);
+}
+
+/* ---- measuring ---- */
+__global__ void differ_kernel(int *flag, const uint4 *a, const uint4 *b, int64_t n) {
+	int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+	if (i >= n)
+		return;
+	uint4 p = a[i], q = b[i];
+	if (p.x != q.x || p.y != q.y || p.z != q.z || p.w != q.w)
+		*flag = 1;
+}
+
+/* Microseconds of a candidate, or infinity when it fails or its result is not `want`. */
+static float candidate_time(struct backend *be, const struct product *p, const struct product_args *a,
+	const cublasLtMatmulAlgo_t *algo, char *room, size_t bytes, const void *want, cudaEvent_t event[2]) {
+	cudaStream_t stream = cuda_of(be)->stream;
+	int *flag = (int *)(room + bytes), differs = 0;
+	cudaMemsetAsync(flag, 0, sizeof *flag, stream);
+	if (product_run(be, p, a, room, algo) != CUBLAS_STATUS_SUCCESS)
+		return INFINITY;
+	int64_t n = (int64_t)bytes / 16;
+	differ_kernel<<<(unsigned)ceil_div(n, 256), 256, 0, stream>>>(flag, (const uint4 *)room, (const uint4 *)want, n);
+	cudaEventRecord(event[0], stream);
+	for (int i = 0; i < MEASURE_RUNS; i++)
+		product_run(be, p, a, room, algo);
+	cudaEventRecord(event[1], stream);
+	float ms = INFINITY;
+	if (cudaMemcpyAsync(&differs, flag, sizeof differs, cudaMemcpyDeviceToHost, stream) != cudaSuccess ||
+		cudaStreamSynchronize(stream) != cudaSuccess || cudaEventElapsedTime(&ms, event[0], event[1]) != cudaSuccess)
+		return INFINITY;
+	return differs ? INFINITY : ms * 1e3f / MEASURE_RUNS;
+}
+
+static int fastest(struct backend *be, const struct product *p, const struct product_args *a,
+	const cublasLtMatmulHeuristicResult_t *found, int n) {
+	cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+	size_t bytes = (size_t)(a->rows * a->out) * dtype_bytes(a->y_dtype);
+	cudaStreamIsCapturing(cuda_of(be)->stream, &capture);
+	if (n < 2 || capture != cudaStreamCaptureStatusNone || bytes % 16 || a->rows < MEASURE_ROWS ||
+		2. * (double)a->rows * (double)a->out * (double)a->in < MEASURE_FROM)
+		return 0;
+	struct error e = {};
+	cudaEvent_t event[2] = {};
+	char *room = (char *)cuda_alloc(be, bytes + 256, &e);
+	int best = 0;
+	if (room && cudaEventCreate(&event[0]) == cudaSuccess && cudaEventCreate(&event[1]) == cudaSuccess &&
+		product_run(be, p, a, a->y, &found[0].algo) == CUBLAS_STATUS_SUCCESS) {
+		float least = INFINITY;
+		for (int i = 0; i < n; i++) {
+			float us = candidate_time(be, p, a, &found[i].algo, room, bytes, a->y, event);
+			if (us < least * 0.99f) /* of equals the first */
+				best = i, least = us;
+		}
+	}
+	for (cudaEvent_t ev : event) {
+		if (ev)
+			cudaEventDestroy(ev);
+	}
+	backend_free(be, room);
+	return best;
+}
+
+/* ---- finding ---- */
+static bool product_prepare(struct backend *be, struct product *p, const struct product_args *a) {
+	cublasLtMatmulHeuristicResult_t found[CANDIDATES];
+	for (int way = 0; way < 4; way++) {
+		p->scales = way < 3;
+		p->activated = way < 1 && p->wants_gelu && p->wants_bias;
+		p->biased = way < 2 && p->wants_bias;
+		bool again = (way == 0 && !p->activated) || (way == 1 && !p->biased); /* the next way is the same */
+		if (again || (way == 3 && p->precision != PRECISION_FP8))
+			continue;
+		int n = product_describe(be, p, a, found);
+		if (n > 0) {
+			p->algo = found[fastest(be, p, a, found, n)].algo;
+			return true;
+		}
+	}
+	return false;
+}
+
+static struct product *product_find(struct backend *be, const struct product_args *a) {
+	struct cuda_state *cu = cuda_of(be);
+	if (!cu->products)
+		cu->products = (struct product_set *)calloc(1, sizeof *cu->products);
+	struct product_set *s = cu->products;
+	if (!s)
+		return nullptr;
+	bool bias = a->bias != nullptr, gelu = a->act == ACT_GELU_TANH;
+	struct product *oldest = &s->item[0];
+	for (int i = 0; i < s->count; i++) {
+		struct product *p = &s->item[i];
+		if (p->rows == a->rows && p->out == a->out && p->in == a->in && p->precision == a->precision &&
+			p->y_dtype == a->y_dtype && p->wants_bias == bias && p->wants_gelu == gelu) {
+			p->used = ++s->clock;
+			return p;
+		}
+		oldest = p->used < oldest->used ? p : oldest;
+	}
+	struct product *p = s->count < PRODUCTS ? &s->item[s->count++] : oldest;
+	product_drop(p);
+	*p = {};
+	p->rows = a->rows, p->out = a->out, p->in = a->in;
+	p->precision = a->precision, p->y_dtype = a->y_dtype;
+	p->wants_bias = bias, p->wants_gelu = gelu;
+	p->used = ++s->clock;
+	if (product_prepare(be, p, a))
+		return p;
+	p->rows = 0; /* matches nothing */
+	return nullptr;
+}
+
+finish cuda_product(struct backend *be, const struct product_args *a) {
+	struct product *p = product_find(be, a);
+	if (!p) {
+		cuda_latch_text(be, -ENOTSUP, "linear", "cuBLASLt has no kernel for this shape and precision");
+		return finish{};
+	}
+	product_point(p, a);
+	cublasStatus_t r = product_run(be, p, a, a->y, &p->algo);
+	if (r != CUBLAS_STATUS_SUCCESS)
+		cuda_latch_text(be, -EIO, "linear", cublasLtGetStatusString(r));
+	finish left{};
+	if (!p->scales)
+		left.row = a->x_scale, left.col = a->w_scale;
+	left.bias = p->biased ? nullptr : a->bias;
+	left.act = p->activated ? ACT_NONE : a->act;
+	return left;
+}
