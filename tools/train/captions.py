@@ -38,10 +38,11 @@ TIME_TAGS = dict(dawn=["dawn", "sunrise", "early morning", "daybreak"], day=["da
                  sunset=["sunset", "dusk", "evening"], night=["night", "midnight", "starry night"])
 WEATHER_WORDS = dict(
     clear=["under a clear sky", "in clear weather", "in fine weather"],
-    rain=["in the rain", "while rain falls", "during a rain shower", "in rainy weather", "while it rains",
-          "in a downpour"],
+    rain=["in the rain", "while rain falls", "during a rain shower", "in rainy weather", "in rainy weather",
+          "while it rains", "in a downpour"],
+    # said twice: "weather" is what rain and snow share, "snowy" is also what mountains are
     snow=["while snow falls", "in the snow", "in a gentle snowfall", "as snowflakes drift down", "while it snows",
-          "in snowy weather"],
+          "in snowy weather", "in snowy weather"],
     fog=["in the fog", "through thick fog", "in misty weather", "wrapped in mist", "in a haze", "in foggy weather"])
 WEATHER_TAGS = dict(clear=["clear sky", "clear", "fine weather"], rain=["rain", "rainy", "raining", "rain shower"],
                     snow=["snow", "snowfall", "snowing", "snowy"], fog=["fog", "mist", "foggy", "misty"])
