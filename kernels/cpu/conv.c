@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
+#include "kernels/fold.h"
 
 #define PARTS_MAX 4
 #define TAPS_MAX 4
@@ -36,10 +37,6 @@ struct conv {
 };
 
 /* ---- weights ---- */
-
-static int floor_half(int a) {
-	return a >= 0 ? a / 2 : -((1 - a) / 2);
-}
 
 /* Packs one part's time taps from w, laid out [out][kt][taps of shape][in]. */
 static int part_pack(struct backend *be, struct conv *c, struct part *p, const float *w,
@@ -65,14 +62,6 @@ static int part_pack(struct backend *be, struct conv *c, struct part *p, const f
 	return p->tap[kt - 1] ? 0 : -EIO;
 }
 
-/* One axis of a kernel over a doubled image, at odd or even output places:
- * taps on the small image, and how far before the place the first one lies. */
-static void fold_axis(int taps, int pad, int odd, int *count, int *before) {
-	int first = floor_half(odd - pad), last = floor_half(odd - pad + taps - 1);
-	*count = last - first + 1;
-	*before = -first;
-}
-
 /* The part at (odd row, odd column) from w [rows][kt][kh][kw][in]. */
 static int part_fold(struct backend *be, struct conv *c, struct part *p, const int odd[2],
 	const float *w, const float *b, struct error *e) {
@@ -85,18 +74,7 @@ static int part_fold(struct backend *be, struct conv *c, struct part *p, const i
 	float *folded = calloc((size_t)(rows * kh * kw * in), sizeof *folded);
 	if (!folded)
 		return error_set(e, -ENOMEM, "conv: no memory to fold a weight");
-	for (int64_t r = 0; r < rows; r++) {
-		for (int y = 0; y < s->kh; y++) {
-			for (int x = 0; x < s->kw; x++) {
-				int ky = floor_half(odd[0] - s->pad_top + y) + p->pad_top;
-				int kx = floor_half(odd[1] - s->pad_left + x) + p->pad_left;
-				float *to = folded + ((r * kh + ky) * kw + kx) * in;
-				const float *from = w + ((r * s->kh + y) * s->kw + x) * in;
-				for (int64_t i = 0; i < in; i++)
-					to[i] += from[i];
-			}
-		}
-	}
+	fold_place(folded, w, rows, s, odd, kh, kw);
 	int rc = part_pack(be, c, p, folded, b, e);
 	free(folded);
 	return rc;

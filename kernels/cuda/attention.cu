@@ -91,6 +91,8 @@ void cuda_attention(struct backend *be, struct tensor *y, const struct tensor *q
 
 void cuda_sdpa(struct backend *be, struct tensor *y, const struct tensor *q, const struct tensor *k,
 	const struct tensor *v, int heads, const struct sdpa_args *args) {
+	if (cuda_sdpa_wide(be, y, q, k, v, heads, args))
+		return;
 	int c = (int)(tensor_cols(q) / heads), n = (int)tensor_row_count(q), m = (int)tensor_row_count(k);
 	size_t e = dtype_bytes(k->dtype);
 	plain_source source{};

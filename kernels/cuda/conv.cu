@@ -1,30 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Causal convolutions over channels-last images as implicit matrix products:
- * rows are output pixels, columns output channels, the inner dimension runs over
- * taps x input channels and is gathered on the fly, 8 channels (16 bytes) a
- * copy. History frames, zero padding, nearest doubling, temporal phases and
- * strides are all index arithmetic of that gather. bf16: 128 x 64 x 32 tiles, 8
- * warps of 32 x 32, four cp.async stages. f32, or channels that are no multiple
- * of 8: one thread an output, the exact path. Bound by the tensor cores. */
+/* Causal convolutions over channels-last images. bf16 with channels in eights:
+ * tiles on the tensor cores (conv.cuh), the tile shape chosen by the channels when
+ * the weight is packed: Hopper's wgmma there, mma.sync elsewhere. f32, or other channels: one thread an output, the exact
+ * path. Bound by the tensor cores; the widest pictures by memory. */
 #include <stdlib.h>
 #include <vector>
 
-#include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/conv.cuh"
+#include "kernels/fold.h"
 
-#define BM 128
-#define BN 64
-#define BK 32
-#define STAGES 4
+/* One compiled tile shape. */
+struct tile_kind {
+	int height, columns, chunk, threads, stages, ahead, pitch;
+	const void *bf16, *f32; /* kernels by output type */
+};
+template <int TH, int BN, int WM, int WN, int CK, int BLOCKS, bool WG> static constexpr tile_kind kind_of() {
+	return {TH, BN, CK, WM * WN * 32, conv_stages<TH, BN, CK, WG>(), conv_ahead<TH, BN, CK, WG>(), conv_pitch<BN>(),
+		(const void *)conv_patch_kernel<TH, BN, WM, WN, CK, BLOCKS, WG, __nv_bfloat16>,
+		(const void *)conv_patch_kernel<TH, BN, WM, WN, CK, BLOCKS, WG, float>};
+}
 
 struct conv {
 	struct conv_spec spec;
-	bool packed;    /* w is bf16 [phases, out up to 64s, k up to 32s], else f32 as given */
-	void *w;
-	float *bias;    /* [phases, out] or NULL */
-	int k, k_padded, out_padded;
+	const tile_kind *kind; /* NULL: the exact path */
+	void *w;               /* kind: bf16 [parts, column tiles, kt, chunks, taps, columns, chunk] in the order of steps; else f32 as given */
+	float *bias;           /* [phases, out] or NULL */
+	conv_grid grid;        /* but for the sizes of a call */
+	size_t shared_bytes;
 };
 
-/* What both kernels need to know of a call, by value. */
+/* What the exact kernel needs to know of a call, by value. */
 struct conv_geometry {
 	int in, out, kt, kh, kw, stride_t, stride, pad_top, pad_left, phases, upsample, act;
 	int H, W, OH, OW;    /* stored input, output */
@@ -81,94 +86,120 @@ __global__ void conv_plain_kernel(Y *y, const X *x, const X *history, const floa
 	y[out] = from_float<Y>(activation_of(sum, g.act));
 }
 
-__device__ __forceinline__ int tile_at(int row, int col) {
-	return (row * (BK / 8) + (col ^ ((row >> 1) & 3))) * 16;
+/* ---- weights ---- */
+
+enum { WIDE, WIDE_96, NARROW, RGB, RGB_DEEP, HOPPER_64, HOPPER_128, HOPPER_96, HOPPER_96_DEEP };
+static const tile_kind kinds[] = {
+	kind_of<16, 64, 4, 2, 32, 2, false>(), /* WIDE */
+	kind_of<8, 96, 2, 2, 32, 3, false>(),  /* WIDE_96 */
+	kind_of<16, 32, 8, 1, 32, 2, false>(), /* NARROW */
+	kind_of<16, 8, 8, 1, 32, 2, false>(),  /* RGB */
+	kind_of<16, 8, 8, 1, 64, 2, false>(),  /* RGB_DEEP */
+	kind_of<16, 64, 8, 1, 64, 2, true>(),  /* HOPPER_64 */
+	kind_of<8, 128, 4, 1, 64, 2, true>(),  /* HOPPER_128 */
+	kind_of<8, 96, 4, 1, 32, 3, true>(),   /* HOPPER_96 */
+	kind_of<8, 96, 4, 1, 64, 2, true>(),   /* HOPPER_96_DEEP */
+};
+
+/* By measure: SPEED.md. */
+static const tile_kind *kind_for(const struct conv_spec *s, int cc) {
+	bool hopper = cc == 90, deep = hopper && s->in % 64 == 0 && s->kh * s->kw > 1;
+	if (s->stride > 1)
+		return &kinds[WIDE_96]; /* the patch is four times as big */
+	if (s->out <= 8)
+		return &kinds[deep ? RGB_DEEP : RGB];
+	if (s->out <= 32)
+		return &kinds[NARROW];
+	if (s->out % 96 == 0 && s->out % 64 != 0)
+		return &kinds[deep ? HOPPER_96_DEEP : hopper ? HOPPER_96 : WIDE_96];
+	if (!deep)
+		return &kinds[WIDE];
+	return &kinds[s->out % 128 == 0 && s->out >= 384 ? HOPPER_128 : HOPPER_64];
 }
 
-template <typename Y>
-__global__ void __launch_bounds__(256) conv_mma_kernel(Y *y, const __nv_bfloat16 *x, const __nv_bfloat16 *history,
-	const __nv_bfloat16 *w, const float *bias, const Y *skip, const conv_geometry g, int k, int k_padded, int out_padded) {
-	extern __shared__ __align__(128) char shared[];
-	char *a = shared, *b = shared + STAGES * BM * BK * 2;
-	int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, wm = warp >> 1, wn = warp & 1;
-	int64_t first = (int64_t)blockIdx.x * BM;
-	int column = blockIdx.y * BN, phase = blockIdx.z, col = threadIdx.x & 3;
-	int per_tap = g.in / 8, chunks = k / 8;
-
-	/* The two output pixels whose inputs this thread gathers. */
-	int py[2], px[2], pf[2];
-	for (int i = 0; i < 2; i++) {
-		int64_t p = first + (threadIdx.x >> 2) + i * 64;
-		bool ok = p < g.pixels;
-		px[i] = (int)(p % g.OW) * g.stride - g.pad_left;
-		py[i] = ok ? (int)(p / g.OW % g.OH) * g.stride - g.pad_top : -(1 << 20);
-		pf[i] = (int)(p / ((int64_t)g.OW * g.OH)) * g.stride_t - (g.kt - 1);
-	}
-	const __nv_bfloat16 *weights = w + ((int64_t)phase * out_padded + column + (threadIdx.x >> 2)) * k_padded + col * 8;
-
-	auto load = [&](int stage, int step) {
-		int chunk = step * (BK / 8) + col, tap = chunk / per_tap, c = chunk % per_tap * 8;
-		int dx = tap % g.kw, dy = tap / g.kw % g.kh, dt = tap / (g.kw * g.kh);
-		for (int i = 0; i < 2; i++) {
-			bool past = false;
-			int64_t at = chunk < chunks ? input_at(g, pf[i] + dt, py[i] + dy, px[i] + dx, history != nullptr, &past) : -1;
-			const __nv_bfloat16 *from = past ? history : x;
-			copy16(a + stage * BM * BK * 2 + tile_at((threadIdx.x >> 2) + i * 64, col), at < 0 ? x : from + at + c, at >= 0);
+/* Everything of the grid that the spec and the tile shape say, and shared memory. */
+static void grid_fill(struct conv *c) {
+	const struct conv_spec *s = &c->spec;
+	conv_grid *g = &c->grid;
+	*g = {};
+	g->in = s->in, g->out = s->out, g->kt = s->kt;
+	g->stride_t = s->stride_t, g->stride = s->stride;
+	g->phases = s->phases, g->up = s->upsample, g->relu = s->act == ACT_RELU;
+	for (int axis = 0; axis < 2; axis++) {
+		int taps = axis ? s->kw : s->kh, pad = axis ? s->pad_left : s->pad_top, most = 0;
+		for (int odd = 0; odd < 2; odd++) {
+			int count = taps;
+			g->before[axis][odd] = pad;
+			if (s->upsample == 2)
+				fold_axis(taps, pad, odd, &count, &g->before[axis][odd]);
+			most = count > most ? count : most;
 		}
-		copy16(b + stage * BN * BK * 2 + tile_at(threadIdx.x >> 2, col), weights + (int64_t)step * BK, true);
-	};
-
-	int steps = k_padded / BK;
-	float acc[2][4][4] = {};
-	for (int s = 0; s < STAGES - 1; s++) {
-		if (s < steps)
-			load(s, s);
-		copy_commit();
+		(axis ? g->kw : g->kh) = most;
 	}
-	for (int s = 0; s < steps; s++) {
-		copy_wait<STAGES - 2>();
-		__syncthreads();
-		if (s + STAGES - 1 < steps)
-			load((s + STAGES - 1) % STAGES, s + STAGES - 1);
-		copy_commit();
-		const char *ta = a + s % STAGES * BM * BK * 2, *tb = b + s % STAGES * BN * BK * 2;
-#pragma unroll
-		for (int kk = 0; kk < BK / 16; kk++) {
-			uint32_t fa[2][4], fb[2][4];
-#pragma unroll
-			for (int i = 0; i < 2; i++)
-				ldmatrix4(fa[i], smem_address(ta + tile_at(wm * 32 + i * 16 + (lane & 15), kk * 2 + (lane >> 4))));
-#pragma unroll
-			for (int j = 0; j < 2; j++)
-				ldmatrix4(fb[j], smem_address(tb + tile_at(wn * 32 + j * 16 + (lane & 7) + ((lane >> 4) << 3),
-									    kk * 2 + ((lane >> 3) & 1))));
-#pragma unroll
-			for (int i = 0; i < 2; i++) {
-#pragma unroll
-				for (int j = 0; j < 4; j++)
-					mma_bf16(acc[i][j], fa[i], fb[j >> 1][(j & 1) * 2], fb[j >> 1][(j & 1) * 2 + 1]);
-			}
+	const tile_kind *k = c->kind;
+	int taps = g->kh * g->kw;
+	g->column_tiles = (int)ceil_div(s->out, k->columns);
+	g->parts = s->phases * s->upsample * s->upsample;
+	g->chunks = (int)ceil_div(s->in, k->chunk);
+	g->patch_h = (k->height - 1) * s->stride + g->kh;
+	g->patch_w = (TILE_WIDTH - 1) * s->stride + g->kw;
+	g->patch_bytes = (int)ceil_div(g->patch_h * g->patch_w * k->chunk * 2, 128) * 128;
+	g->lead = (int)ceil_div(k->ahead, taps);
+	c->shared_bytes = (size_t)k->stages * k->columns * k->chunk * 2 + (size_t)(g->lead + 1) * g->patch_bytes;
+	size_t finished = (size_t)k->height * TILE_WIDTH * k->pitch;
+	if (c->shared_bytes < finished)
+		c->shared_bytes = finished;
+}
+
+/* The order of steps, swizzled: see conv.cuh. w [phases, out, kt, kh, kw, in]. */
+static std::vector<__nv_bfloat16> pack(const struct conv *c, const float *w) {
+	const conv_grid *g = &c->grid;
+	const tile_kind *k = c->kind;
+	int places = g->up * g->up;
+	size_t taps = (size_t)g->kh * g->kw, row = g->kt * taps * g->in, block = (size_t)k->columns * k->chunk;
+	std::vector<__nv_bfloat16> packed(g->parts * g->column_tiles * g->kt * g->chunks * taps * block, __float2bfloat16(0.f));
+	std::vector<float> folded;
+	for (int part = 0; part < g->parts; part++) {
+		const float *from = w + (size_t)(part / places) * g->out * g->kt * c->spec.kh * c->spec.kw * g->in;
+		if (places > 1) {
+			int odd[2] = {part % places / 2, part % 2};
+			folded.assign(g->out * row, 0.f);
+			fold_place(folded.data(), from, (int64_t)g->out * g->kt, &c->spec, odd, g->kh, g->kw);
+			from = folded.data();
+		}
+		for (size_t i = 0; i < g->out * row; i++) {
+			size_t o = i / row, dt = i / (taps * g->in) % g->kt, tap = i / g->in % taps, in = i % g->in;
+			size_t tile = (size_t)part * g->column_tiles + o / k->columns;
+			size_t step = ((tile * g->kt + dt) * g->chunks + in / k->chunk) * taps + tap;
+			int r = (int)(o % k->columns), vec = (int)(in % k->chunk / 8);
+			size_t at = (size_t)(k->chunk == 64 ? pixel_at<64>(r, vec) : pixel_at<32>(r, vec)) / 2 + in % 8;
+			packed[step * block + at] = __float2bfloat16_rn(from[i]);
 		}
 	}
-#pragma unroll
-	for (int i = 0; i < 2; i++) {
-#pragma unroll
-		for (int j = 0; j < 4; j++) {
-#pragma unroll
-			for (int e = 0; e < 4; e++) {
-				int64_t p = first + wm * 32 + i * 16 + (lane >> 2) + (e >> 1) * 8;
-				int o = column + wn * 32 + j * 8 + (lane & 3) * 2 + (e & 1);
-				if (p >= g.pixels || o >= g.out)
-					continue;
-				int64_t per = (int64_t)g.OH * g.OW;
-				int64_t at = ((p / per * g.phases + phase) * per + p % per) * g.out + o;
-				float v = acc[i][j][e] + (bias ? bias[phase * g.out + o] : 0.f);
-				if (skip)
-					v += to_float(skip[at]);
-				y[at] = from_float<Y>(activation_of(v, g.act));
-			}
+	return packed;
+}
+
+static void *upload(struct backend *be, const void *from, size_t bytes, struct error *e) {
+	void *to = cuda_alloc(be, bytes, e);
+	if (to)
+		backend_upload(be, to, from, bytes);
+	return to;
+}
+
+/* Lets both kernels of the tile shape use the shared memory that the grid needs. */
+static bool allow_shared(struct conv *c, struct error *e) {
+	const void *kernel[] = {c->kind->bf16, c->kind->f32};
+	for (const void *k : kernel) {
+		cudaFuncAttributes a;
+		cudaError_t r = cudaFuncGetAttributes(&a, k);
+		if (r == cudaSuccess && a.maxDynamicSharedSizeBytes < (int)c->shared_bytes)
+			r = cudaFuncSetAttribute(k, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)c->shared_bytes);
+		if (r != cudaSuccess) {
+			error_set(e, -EIO, "a convolution wants %zu KiB of shared memory: %s", c->shared_bytes >> 10, cudaGetErrorString(r));
+			return false;
 		}
 	}
+	return true;
 }
 
 struct conv *cuda_conv_create(struct backend *be, const struct conv_spec *spec, const struct tensor *w,
@@ -178,33 +209,20 @@ struct conv *cuda_conv_create(struct backend *be, const struct conv_spec *spec, 
 		error_set(e, -ENOMEM, "no host memory for a convolution");
 		return nullptr;
 	}
-	const float *from = (const float *)w->data;
-	int rows = spec->phases * spec->out;
+	size_t rows = (size_t)spec->phases * spec->out;
 	c->spec = *spec;
-	c->k = spec->kt * spec->kh * spec->kw * spec->in;
-	c->packed = p != PRECISION_F32 && spec->in % 8 == 0;
-	if (c->packed) {
-		c->k_padded = (int)ceil_div(c->k, BK) * BK;
-		c->out_padded = (int)ceil_div(spec->out, BN) * BN;
-		std::vector<__nv_bfloat16> half((size_t)spec->phases * c->out_padded * c->k_padded, __float2bfloat16(0.f));
-		for (int r = 0; r < rows; r++) {
-			size_t to = ((size_t)(r / spec->out) * c->out_padded + r % spec->out) * c->k_padded;
-			for (int i = 0; i < c->k; i++)
-				half[to + i] = __float2bfloat16_rn(from[(size_t)r * c->k + i]);
+	if (p != PRECISION_F32 && spec->in % 8 == 0) {
+		c->kind = kind_for(spec, cuda_of(be)->cc);
+		grid_fill(c);
+		if (allow_shared(c, e)) {
+			std::vector<__nv_bfloat16> packed = pack(c, (const float *)w->data);
+			c->w = upload(be, packed.data(), packed.size() * 2, e);
 		}
-		c->w = cuda_alloc(be, half.size() * 2, e);
-		if (c->w)
-			backend_upload(be, c->w, half.data(), half.size() * 2);
 	} else {
-		c->w = cuda_alloc(be, (size_t)rows * c->k * 4, e);
-		if (c->w)
-			backend_upload(be, c->w, from, (size_t)rows * c->k * 4);
+		c->w = upload(be, w->data, rows * spec->kt * spec->kh * spec->kw * spec->in * 4, e);
 	}
-	if (c->w && b) {
-		c->bias = (float *)cuda_alloc(be, (size_t)rows * 4, e);
-		if (c->bias)
-			backend_upload(be, c->bias, b->data, (size_t)rows * 4);
-	}
+	if (c->w && b)
+		c->bias = (float *)upload(be, b->data, rows * 4, e);
 	if (!c->w || (b && !c->bias)) {
 		cuda_conv_destroy(be, c);
 		return nullptr;
@@ -220,28 +238,39 @@ void cuda_conv_destroy(struct backend *be, struct conv *c) {
 	free(c);
 }
 
-template <typename Y>
-static void mma_conv(struct backend *be, struct tensor *y, const struct tensor *x, const struct tensor *history,
-	const struct conv *c, const struct tensor *skip, const conv_geometry &g) {
-	constexpr size_t bytes = STAGES * (BM + BN) * BK * 2;
-	dim3 grid((unsigned)ceil_div(g.pixels, BM), (unsigned)(c->out_padded / BN), (unsigned)g.phases);
-	cudaFuncSetAttribute(conv_mma_kernel<Y>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
-	conv_mma_kernel<Y><<<grid, 256, bytes, cuda_of(be)->stream>>>((Y *)y->data, (const __nv_bfloat16 *)x->data,
-		history ? (const __nv_bfloat16 *)history->data : nullptr, (const __nv_bfloat16 *)c->w, c->bias,
-		skip ? (const Y *)skip->data : nullptr, g, c->k, c->k_padded, c->out_padded);
+/* ---- running ---- */
+
+static void run_tiles(struct backend *be, struct tensor *y, const struct tensor *x, const struct tensor *history,
+	const struct conv *c, const struct tensor *skip) {
+	conv_grid g = c->grid;
+	g.H = (int)x->dim[1];
+	g.W = (int)x->dim[2];
+	g.rows = (int)y->dim[1] / g.up;
+	g.cols = (int)y->dim[2] / g.up;
+	g.tiles_y = (int)ceil_div(g.rows, c->kind->height);
+	g.tiles_x = (int)ceil_div(g.cols, TILE_WIDTH);
+	int64_t blocks = y->dim[0] / g.phases * g.tiles_y * g.tiles_x * g.parts * g.column_tiles;
+	const void *past = history ? history->data : nullptr, *add = skip ? skip->data : nullptr;
+	void *arguments[] = {(void *)&y->data, (void *)&x->data, (void *)&past, (void *)&c->w, (void *)&c->bias, (void *)&add,
+		(void *)&g};
+	cudaLaunchKernel(y->dtype == DTYPE_F32 ? c->kind->f32 : c->kind->bf16, dim3((unsigned)blocks),
+		dim3((unsigned)c->kind->threads), arguments, c->shared_bytes, cuda_of(be)->stream);
+	/* Neither decoder has these after a convolution: not worth a place in the tile. */
+	if (c->spec.act == ACT_SILU || c->spec.act == ACT_GELU_TANH)
+		cuda_activate(be, y, y, c->spec.act);
 }
 
 void cuda_conv(struct backend *be, struct tensor *y, const struct tensor *x, const struct tensor *history,
 	const struct conv *c, const struct tensor *skip) {
-	conv_geometry g = geometry_of(c, y, x);
 	if ((history && history->dtype != x->dtype) || (skip && skip->dtype != y->dtype) ||
-		(c->packed && x->dtype != DTYPE_BF16)) {
+		(c->kind && (x->dtype != DTYPE_BF16 || (y->dtype != DTYPE_BF16 && y->dtype != DTYPE_F32)))) {
 		cuda_latch_text(be, -EINVAL, "conv", "history must have the dtype of x, skip that of y, and bf16 weights take bf16 images");
 		return;
 	}
-	if (c->packed) {
-		by_dtype(be, y->dtype, "conv", [&](auto t) { mma_conv<decltype(t)>(be, y, x, history, c, skip, g); });
+	if (c->kind) {
+		run_tiles(be, y, x, history, c, skip);
 	} else {
+		conv_geometry g = geometry_of(c, y, x);
 		dim3 grid((unsigned)ceil_div(g.pixels * g.out, 256), (unsigned)g.phases);
 		by_dtype(be, x->dtype, "conv", [&](auto tx) {
 			by_dtype(be, y->dtype, "conv", [&](auto ty) {

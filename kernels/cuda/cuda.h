@@ -65,6 +65,9 @@ void cuda_sdpa(struct backend *be, struct tensor *y, const struct tensor *q, con
 	const struct tensor *v, int heads, const struct sdpa_args *args);
 void cuda_select_blocks(struct backend *be, struct block_list *list, const struct tensor *q_mean,
 	const struct kv_span *spans, int n_spans, const struct select_args *args);
+/* attention_wide.cu: false, and nothing done, where heads or dtypes are not its own. */
+bool cuda_sdpa_wide(struct backend *be, struct tensor *y, const struct tensor *q, const struct tensor *k,
+	const struct tensor *v, int heads, const struct sdpa_args *args);
 /* pointwise.cu */
 void cuda_gated_gelu(struct backend *be, struct tensor *y, const struct tensor *a, const struct tensor *g);
 void cuda_gather_rows(struct backend *be, struct tensor *y, const struct tensor *table,

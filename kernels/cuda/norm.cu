@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Row norms fused with what surrounds them: gate and sum of a product, layer
- * norm, modulation, fp8 quantisation of the row; RMS norm; channel norm +
- * activation. One block a row (rows.cuh): bound by memory. */
+ * norm, modulation, fp8 quantisation of the row; RMS norm. One block a row
+ * (rows.cuh): bound by memory. */
 #include "kernels/cuda/rows.cuh"
 
 /* What becomes of a row of the residual stream, by value to kernels. Row i uses
@@ -155,36 +155,4 @@ void cuda_rms_norm(struct backend *be, struct tensor *y, const struct tensor *x,
 		});
 	});
 	launch_check(be, "rms_norm", x);
-}
-
-/* One warp a pixel: channels are few (8 .. 384) and pixels many. */
-template <typename X, typename Y>
-__global__ void channel_norm_kernel(Y *y, const X *x, const float *g, int64_t pixels, int channels, int act) {
-	int64_t pixel = (int64_t)blockIdx.x * (blockDim.x >> 5) + (threadIdx.x >> 5);
-	if (pixel >= pixels)
-		return;
-	int lane = threadIdx.x & 31;
-	const X *in = x + pixel * channels;
-	float sum = 0.f;
-	for (int c = lane; c < channels; c += 32) {
-		float v = to_float(in[c]);
-		sum += v * v;
-	}
-	float r = sqrtf((float)channels) / fmaxf(sqrtf(warp_sum(sum)), 1e-12f);
-	for (int c = lane; c < channels; c += 32)
-		y[pixel * channels + c] = from_float<Y>(activation_of(to_float(in[c]) * r * g[c], act));
-}
-
-void cuda_channel_norm(struct backend *be, struct tensor *y, const struct tensor *x, const struct tensor *g,
-	enum activation act) {
-	int64_t pixels = tensor_row_count(x);
-	by_dtype(be, x->dtype, "channel_norm", [&](auto tx) {
-		by_dtype(be, y->dtype, "channel_norm", [&](auto ty) {
-			using X = decltype(tx);
-			using Y = decltype(ty);
-			channel_norm_kernel<X, Y><<<(unsigned)ceil_div(pixels, 8), 256, 0, cuda_of(be)->stream>>>(
-				(Y *)y->data, (const X *)x->data, (const float *)g->data, pixels, (int)tensor_cols(x), act);
-		});
-	});
-	launch_check(be, "channel_norm", x);
 }

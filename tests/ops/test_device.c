@@ -264,9 +264,18 @@ static void norms(struct run *r) {
 	emit(r, &odd);
 	r->ops->rms_norm(r->be, &wide, &wide, &g_wide, 1e-6f);
 	emit(r, &wide);
-	struct tensor c = IN(r, 2, 3, 5, 96), h = F32(r, 96), d = OUT(r, 2, 3, 5, 96);
-	r->ops->channel_norm(r->be, &d, &c, &h, ACT_SILU);
-	emit(r, &d);
+}
+
+static void channel_norms(struct run *r) {
+	const int64_t widths[] = {96, 192, 384, 24, 64, 40, 12, 8};
+	for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) {
+		int64_t w = widths[i];
+		struct tensor c = IN(r, 2, 13, 15, w), h = F32(r, w), d = OUT(r, 2, 13, 15, w);
+		r->ops->channel_norm(r->be, &d, &c, &h, ACT_SILU);
+		emit(r, &d);
+		r->ops->channel_norm(r->be, &c, &c, &h, ACT_NONE);
+		emit(r, &c);
+	}
 }
 
 static void pointwise(struct run *r) {
@@ -399,6 +408,17 @@ static void kv_full_list(struct run *r) {
 static void kv_long(struct run *r) {
 	kv_cycle(r, (struct kv_case){1, 128, 1560, 64, 6, 3, 3}, 25, 3);
 }
+/* One head of a decoder's middle block. */
+static void wide_attention(struct run *r) {
+	const int64_t sizes[][3] = {{150, 150, 384}, {64, 97, 384}, {5, 40, 192}, {70, 3, 192}};
+	for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+		int64_t n = sizes[i][0], m = sizes[i][1], c = sizes[i][2];
+		struct tensor q = IN(r, n, c), k = IN(r, m, c), v = IN(r, m, c), y = OUT(r, n, c);
+		struct sdpa_args args = {.scale = 0.25f};
+		r->ops->sdpa(r->be, &y, &q, &k, &v, 1, &args);
+		emit(r, &y);
+	}
+}
 
 static void text_attention(struct run *r) {
 	struct sdpa_args cross = {.scale = 1.f / 8, .last_repeats = 50};
@@ -449,19 +469,57 @@ static struct conv_spec same(
 	return (struct conv_spec){
 		in, out, kt, k, k, 1, 1, k / 2, k / 2, k / 2, k / 2, phases, upsample, act};
 }
-static void convolutions(struct run *r) {
+/* Widths, small: those of the decoders' ends, channels that are no multiple of 8. */
+static void conv_widths(struct run *r) {
 	conv_case(r, same(16, 112, 1, 3, 1, 1, ACT_RELU), 2, 18, 32, false, false);
-	conv_case(r, same(24, 24, 2, 3, 1, 1, ACT_RELU), 4, 9, 13, true, true);
 	conv_case(r, same(32, 64, 1, 1, 2, 1, ACT_NONE), 3, 6, 5, false, false);
-	conv_case(r, same(64, 24, 1, 3, 1, 2, ACT_NONE), 2, 9, 16, false, false);
 	conv_case(r, same(16, 3, 1, 3, 1, 1, ACT_NONE), 1, 8, 8, false, false);
-	conv_case(r, same(8, 16, 3, 3, 1, 1, ACT_NONE), 4, 5, 7, true, false);
-	conv_case(r, same(16, 32, 3, 1, 2, 1, ACT_NONE), 3, 4, 6, true, false);
 	conv_case(r, same(3, 8, 1, 3, 1, 1, ACT_SILU), 2, 6, 6, false, false);
+	conv_case(r, same(48, 12, 1, 3, 1, 1, ACT_NONE), 1, 17, 33, false, true);
+	conv_case(r, same(8, 16, 1, 3, 1, 1, ACT_SILU), 1, 5, 7, false, false);
+	conv_case(r, same(72, 104, 1, 1, 1, 1, ACT_GELU_TANH), 1, 9, 21, false, true);
+}
+/* Sizes that fill no tile, several tiles, one pixel. */
+static void conv_sizes(struct run *r) {
+	conv_case(r, same(64, 64, 1, 3, 1, 1, ACT_RELU), 2, 33, 47, false, true);
+	conv_case(r, same(128, 128, 1, 3, 1, 1, ACT_NONE), 1, 16, 48, false, true);
+	conv_case(r, same(64, 256, 1, 3, 1, 1, ACT_RELU), 1, 15, 17, false, false);
+	conv_case(r, same(96, 96, 1, 3, 1, 1, ACT_NONE), 1, 25, 18, false, true);
+	conv_case(r, same(192, 96, 1, 3, 1, 1, ACT_NONE), 1, 10, 9, false, false);
+	conv_case(r, same(64, 64, 1, 3, 1, 1, ACT_NONE), 1, 1, 1, false, false);
+	conv_case(r, same(64, 64, 1, 5, 1, 1, ACT_NONE), 1, 3, 40, false, false);
+	conv_case(r, same(192, 384, 1, 1, 1, 1, ACT_NONE), 2, 12, 13, false, true);
+}
+static void conv_time(struct run *r) {
+	conv_case(r, same(24, 24, 2, 3, 1, 1, ACT_RELU), 4, 9, 13, true, true);
+	conv_case(r, same(64, 64, 2, 3, 1, 1, ACT_RELU), 3, 20, 35, true, false);
+	conv_case(r, same(128, 72, 2, 3, 1, 1, ACT_RELU), 2, 9, 20, false, false);
+	conv_case(r, same(8, 16, 3, 3, 1, 1, ACT_NONE), 4, 5, 7, true, false);
+	conv_case(r, same(96, 96, 3, 3, 1, 1, ACT_NONE), 3, 11, 21, true, true);
+	conv_case(r, same(96, 3, 3, 3, 1, 1, ACT_NONE), 2, 17, 20, false, false);
+	conv_case(r, same(16, 32, 3, 1, 2, 1, ACT_NONE), 3, 4, 6, true, false);
+	conv_case(r, same(128, 192, 3, 1, 2, 1, ACT_NONE), 1, 9, 17, true, false);
+	struct conv_spec half = same(64, 64, 3, 1, 1, 1, ACT_NONE);
+	half.stride_t = 2;
+	conv_case(r, half, 4, 9, 10, true, false);
+}
+static void conv_doubled(struct run *r) {
+	conv_case(r, same(64, 24, 1, 3, 1, 2, ACT_NONE), 2, 9, 16, false, false);
+	conv_case(r, same(64, 64, 1, 3, 2, 2, ACT_RELU), 2, 17, 19, false, false);
+	conv_case(r, same(128, 64, 1, 3, 1, 2, ACT_NONE), 1, 8, 30, false, true);
+	conv_case(r, same(192, 96, 1, 3, 1, 2, ACT_NONE), 1, 5, 18, false, false);
+	conv_case(r, same(48, 40, 2, 3, 2, 2, ACT_NONE), 2, 6, 5, true, false);
+	conv_case(r, same(32, 8, 1, 5, 1, 2, ACT_NONE), 1, 6, 9, false, false);
+}
+static void conv_strides(struct run *r) {
 	struct conv_spec down = same(16, 16, 1, 3, 1, 1, ACT_NONE);
 	down.stride = 2;
 	down.pad_top = down.pad_left = 0;
 	conv_case(r, down, 2, 8, 10, false, false);
+	down.in = 96, down.out = 96;
+	conv_case(r, down, 1, 34, 70, false, false);
+	down.in = 64, down.out = 128;
+	conv_case(r, down, 2, 18, 36, false, true);
 }
 
 static void latents(struct run *r) {
@@ -492,14 +550,21 @@ static void latents(struct run *r) {
 }
 
 /* Bytes as numbers: one step of 255 is 4e-3 of the peak, allowed for rounding. */
-static void color(struct run *r) {
-	struct tensor rgb = IN(r, 2, 6, 8, 3), yuv = make(r, DTYPE_U8, DIMS(2, 72));
-	uint8_t bytes[144];
+static void color_case(struct run *r, int f, int h, int w) {
+	int64_t n = (int64_t)f * h * w * 3 / 2;
+	struct tensor rgb = IN(r, f, h, w, 3), yuv = make(r, DTYPE_U8, DIMS(f, n / f));
+	uint8_t *bytes = malloc((size_t)n);
 	r->ops->rgb_to_i420(r->be, &yuv, &rgb, 0.5f, 0.5f);
-	backend_download(r->be, bytes, yuv.data, sizeof bytes);
-	for (size_t i = 0; i < sizeof bytes; i++)
+	backend_download(r->be, bytes, yuv.data, (size_t)n);
+	for (int64_t i = 0; i < n; i++)
 		r->emitted[r->emitted_count++] = (float)bytes[i];
-	end_part(r, sizeof bytes, 2, 72);
+	end_part(r, n, f, n / f);
+	free(bytes);
+}
+static void color(struct run *r) {
+	color_case(r, 2, 6, 8);
+	color_case(r, 3, 4, 14);
+	color_case(r, 1, 40, 72);
 }
 
 static const struct {
@@ -515,6 +580,7 @@ static const struct {
 	{"block of codes 33x256x1024", codes_small, 2e-5, 4e-2, 1.5e-1},
 	{"block of codes 96x1536x8960", codes_large, 2e-5, 4e-2, 1.5e-1},
 	{"norms", norms, 2e-5, 2e-2, 0},
+	{"channel norms", channel_norms, 2e-5, 2e-2, 0},
 	{"pointwise", pointwise, 2e-5, 2e-2, 0},
 	{"kv and attention, ragged", kv_ragged, 2e-5, 2e-2, 0},
 	{"kv and attention, demo size", kv_demo, 2e-5, 2e-2, 0},
@@ -526,7 +592,12 @@ static const struct {
 	{"kv and attention, all listed", kv_full_list, 2e-5, 2e-2, 0},
 	{"kv and attention, long", kv_long, 2e-5, 2e-2, 0},
 	{"text and plain attention", text_attention, 2e-5, 2e-2, 0},
-	{"convolutions", convolutions, 2e-5, 2e-2, 0},
+	{"wide attention", wide_attention, 2e-5, 2e-2, 0},
+	{"convolutions: widths", conv_widths, 2e-5, 2e-2, 0},
+	{"convolutions: sizes", conv_sizes, 2e-5, 2e-2, 0},
+	{"convolutions: time", conv_time, 2e-5, 2e-2, 0},
+	{"convolutions: doubled", conv_doubled, 2e-5, 2e-2, 0},
+	{"convolutions: strides", conv_strides, 2e-5, 2e-2, 0},
 	{"latents, sampler, noise", latents, 2e-5, 2e-2, 0},
 	{"rgb to i420", color, 5e-3, 1.3e-2, 0},
 };
