@@ -31,7 +31,7 @@ LIMIT = 16 << 20
 GOLDEN_CHUNKS, GOLDEN_SEED = 10, 11
 GOLDEN_PROMPTS = [(0, "a red hot-air balloon drifts left over snowy mountains at sunset while snow falls"),
                   (5, "a yellow paper plane glides right over green hills at noon")]
-GOLDEN_FRAMES = list(range(0, 120, 7))
+GOLDEN_FRAMES = list(range(0, 120, 14))
 LAYOUT = ("noise [chunks, 4 draws (initial, then before steps 2, 3, 4), 3 frames, 16, 18, 32]; latents [frames, 16, 18, 32] "
           "as the DiT gives them; frames [n, 3, 144, 256] u8 RGB, round(255 * clamp(x)), of the frame numbers in "
           "frames.index; context = encoder output, real tokens only")
