@@ -64,6 +64,7 @@ struct render {
 	struct chunk_info sum;
 	int64_t begun_us, took_us, reported_us, stepping_us;
 	uint64_t allocations; /* made when the second chunk was done */
+	size_t free_bytes; /* of the device, then */
 	struct error failure; /* inside a callback */
 };
 
@@ -338,8 +339,10 @@ static void chunk_report(struct render *r, const struct chunk_info *info) {
 	r->sum.condition_us += info->condition_us;
 	r->sum.dit_us += info->dit_us;
 	r->sum.decode_us += info->decode_us;
-	if (info->chunk == 1 || r->o.chunks == 1)
-		r->allocations = backend_allocations(engine_backend(r->engine));
+	if (info->chunk != 1 && r->o.chunks != 1)
+		return;
+	r->allocations = backend_allocations(engine_backend(r->engine));
+	r->free_bytes = backend_info(engine_backend(r->engine)).bytes_free;
 }
 
 /* Writes what is done; a chunk is told with its last picture. */
@@ -462,10 +465,13 @@ static void summary_print(const struct render *r) {
 		(double)r->sum.dit_us / 1e3 / chunks, (double)r->sum.decode_us / 1e3 / chunks,
 		r->sum.frames / ((double)r->took_us / 1e6));
 	printf("%.1f ms in all, %.1f ms of them inside steps; %llu allocations after the second "
-	       "chunk; recordings: %d held, %lld made, %lld replayed, %lld refused\n",
+	       "chunk, %.1f MiB less free; recordings: %d held, %lld made, %lld replayed, %lld "
+	       "refused\n",
 		(double)r->took_us / 1e3, (double)r->stepping_us / 1e3,
-		(unsigned long long)(backend_allocations(be) - r->allocations), made.held,
-		(long long)made.recorded, (long long)made.replayed, (long long)made.refused);
+		(unsigned long long)(backend_allocations(be) - r->allocations),
+		((double)r->free_bytes - (double)backend_info(be).bytes_free) / (1 << 20),
+		made.held, (long long)made.recorded, (long long)made.replayed,
+		(long long)made.refused);
 	if (r->compared)
 		printf("demo_sparse_psnr_db %.3f\n", -10 * log10(r->squared / (double)r->compared));
 }
