@@ -192,6 +192,8 @@ static int parts_load(struct loaded *l, const struct engine_config *c, struct er
 	if (!measure)
 		return error_set(e, -ENOMEM, "no memory to plan with");
 	r = parts_create(l, measure, c, e);
+	if (r == 0)
+		r = plan_early(l, c->memory_max_bytes, e);
 	size_t bytes = arena_peak(measure);
 	parts_drop(l);
 	arena_destroy(measure);

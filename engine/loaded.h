@@ -83,6 +83,9 @@ int slot_measure_lane(struct loaded *l, struct slot *s, struct arena *scratch, s
 /* plan.c: plans the memory of all slots, at most `limit` of the device (0: what is
  * free), says it, and lays them out. -ENOMEM says how much is missing. */
 int plan_slots(struct loaded *l, size_t limit, struct error *e);
+/* Before weights are read, with parts that were only measured: refuses what cannot
+ * fit in the best case. */
+int plan_early(struct loaded *l, size_t limit, struct error *e);
 /* Pictures are behind this mark of the lane. */
 void arrivals_add(struct loaded *l, uint64_t mark);
 /* The first mark that is not reached yet, or 0. */

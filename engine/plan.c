@@ -14,7 +14,7 @@ struct plan {
 	size_t slot, kv, decoder; /* of one generator; of it */
 	size_t scratch, lane_scratch; /* the second is 0 when they are one */
 	size_t recordings;
-	size_t free, need;
+	size_t weights, free, need, missing; /* free: beside the weights */
 	int fit; /* generators that there is room for */
 };
 
@@ -50,49 +50,84 @@ static int slot_measure(struct loaded *l, struct plan *p, struct error *e) {
 	return r;
 }
 
-/* What is free for this plan, `limit` of the whole device considered. */
-static void plan_fill(const struct loaded *l, struct plan *p, size_t limit) {
-	size_t held = l->own_bytes + l->weights_bytes;
-	p->free = backend_info(l->be).bytes_free;
-	if (limit) {
-		size_t left = limit > held ? limit - held : 0;
-		p->free = left < p->free ? left : p->free;
-	}
+static size_t less(size_t a, size_t b) {
+	return a > b ? a - b : 0;
+}
+
+/* What is free for this plan, `limit` of the whole device and weights that are not
+ * there yet considered. */
+static void plan_fill(const struct loaded *l, struct plan *p, size_t limit, size_t coming) {
+	size_t now = backend_info(l->be).bytes_free, held = l->own_bytes + l->weights_bytes;
+	if (limit && less(limit, held) < now)
+		now = less(limit, held);
+	p->weights = l->weights_bytes + coming;
+	p->free = less(now, coming);
 	size_t each = p->slot + backend_recording_bytes(l->be, keys_of_slot(l));
 	size_t common = p->scratch + p->lane_scratch;
 	p->recordings = backend_recording_bytes(l->be, l->slots * keys_of_slot(l));
 	p->need = common + p->slot * (size_t)l->slots + p->recordings;
-	p->fit = p->free > common ? (int)((p->free - common) / each) : 0;
+	p->missing = less(p->need + coming, now) + (limit ? less(held, limit) : 0);
+	p->fit = (int)(less(p->free, common) / each);
 }
 
 static void plan_say(const struct loaded *l, const struct plan *p) {
 	loaded_log(l, LOG_LEVEL_INFO,
-		"memory, MiB: weights %zu, device scratch %zu; %d generators of %zu (keys and "
-		"values "
-		"%zu, decoder %zu); scratch %zu + %zu; recordings %zu; needed %zu of %zu free, "
-		"room "
-		"for %d generators",
-		MIB(l->weights_bytes), MIB(l->own_bytes), l->slots, MIB(p->slot), MIB(p->kv),
+		"memory in MiB: weights %zu, the device's own %zu; %d generators of %zu (keys and "
+		"values %zu, decoder %zu); scratch %zu + %zu; recordings %zu; needed beside "
+		"weights %zu, free %zu, headroom %zu, room for %d generators",
+		MIB(p->weights), MIB(l->own_bytes), l->slots, MIB(p->slot), MIB(p->kv),
 		MIB(p->decoder), MIB(p->scratch), MIB(p->lane_scratch), MIB(p->recordings),
-		MIB(p->need), MIB(p->free), p->fit);
+		MIB(p->need), MIB(p->free), MIB(less(p->free, p->need)), p->fit);
 }
 
-static int plan_check(const struct loaded *l, const struct plan *p, struct error *e) {
-	if (p->need <= p->free)
+static int plan_check(const struct loaded *l, const struct plan *p, size_t limit, struct error *e) {
+	if (p->missing == 0)
 		return 0;
 	char fewer[64] = "";
 	if (p->fit > 0)
 		snprintf(fewer, sizeof fewer, "there is room for %d; ", p->fit);
 	return error_set(e, -ENOMEM,
-		"device memory: %zu MiB missing (beside weights of %zu MiB: generators_max %d x "
-		"%zu "
-		"MiB, scratch %zu MiB, recordings %zu MiB, %zu MiB free): %slower the number of "
-		"sessions (generators_max), cache.window_frames (%d), the picture size or "
-		"precision "
-		"(%s)",
-		MIB(p->need - p->free) + 1, MIB(l->weights_bytes), l->slots, MIB(p->slot),
-		MIB(p->scratch + p->lane_scratch), MIB(p->recordings), MIB(p->free), fewer,
-		l->m->cache.window_frames, precision_name(l->precision));
+		"device memory: %zu MiB missing%s (weights %zu MiB, generators_max %d x %zu MiB, "
+		"scratch %zu MiB, recordings %zu MiB, %zu MiB free beside the weights): %slower "
+		"the "
+		"number of sessions (generators_max), cache.window_frames (%d), the picture size "
+		"or "
+		"precision (%s)",
+		MIB(p->missing) + 1, limit ? " of the budget" : "", MIB(p->weights), l->slots,
+		MIB(p->slot), MIB(p->scratch + p->lane_scratch), MIB(p->recordings), MIB(p->free),
+		fewer, l->m->cache.window_frames, precision_name(l->precision));
+}
+
+/* The least that weights can take: a byte count for each element, without the
+ * text encoder's embeddings, its largest tensor, which stay on the host. */
+static size_t weights_least(const struct loaded *l) {
+	static const int bytes[] = {[PRECISION_F32] = 4,
+		[PRECISION_BF16] = 2,
+		[PRECISION_FP8] = 1,
+		[PRECISION_INT8] = 1};
+	const struct weights *const part[] = {l->text_weights, l->dit_weights, l->decoder_weights};
+	int64_t sum = 0;
+	for (int i = 0; i < 3; i++) {
+		int64_t largest = 0;
+		for (int k = 0; k < weights_count(part[i]); k++) {
+			struct tensor t;
+			if (weights_find(part[i], weights_name(part[i], k), &t) < 0)
+				continue;
+			sum += tensor_count(&t);
+			largest = tensor_count(&t) > largest ? tensor_count(&t) : largest;
+		}
+		sum -= part[i] == l->text_weights ? largest : 0;
+	}
+	return (size_t)sum * (size_t)bytes[l->precision];
+}
+
+int plan_early(struct loaded *l, size_t limit, struct error *e) {
+	struct plan p = {0};
+	int r = slot_measure(l, &p, e);
+	if (r < 0)
+		return r;
+	plan_fill(l, &p, limit, weights_least(l));
+	return plan_check(l, &p, limit, e);
 }
 
 static void plan_publish(struct loaded *l, const struct plan *p) {
@@ -112,9 +147,9 @@ int plan_slots(struct loaded *l, size_t limit, struct error *e) {
 	int r = slot_measure(l, &p, e);
 	if (r < 0)
 		return r;
-	plan_fill(l, &p, limit);
+	plan_fill(l, &p, limit, 0);
 	plan_say(l, &p);
-	r = plan_check(l, &p, e);
+	r = plan_check(l, &p, limit, e);
 	if (r < 0)
 		return r;
 	l->slot = calloc((size_t)l->slots, sizeof *l->slot);

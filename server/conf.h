@@ -37,7 +37,7 @@ struct conf {
 	conf_int shutdown_s;
 	/* engine */
 	conf_string model, backend, precision, sparsity;
-	conf_int threads, prompts_cached;
+	conf_int threads, prompts_cached, vram_budget_mib;
 	/* sessions */
 	conf_int sessions_max; /* live at once; = KV slots = encoder threads */
 	conf_int pending_prompts_max, prompts_kept_max, prompt_bytes_max;

@@ -63,6 +63,8 @@ const struct conf_key conf_keys[] = {
 		"hsa."),
 	INT("engine", threads, false, 0, 1024, "0", "Workers of the CPU backend; 0: one per core."),
 	INT("engine", prompts_cached, false, 1, 1024, "16", "Encoded prompts kept for reuse."),
+	INT("engine", vram_budget_mib, false, 0, 16777216, "0",
+		"Device memory to use, MiB, weights included; 0: what is free."),
 
 	INT("sessions", sessions_max, false, 1, 64, "2",
 		"Sessions at once. Each has memory of its own and an encoder thread."),

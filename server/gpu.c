@@ -119,6 +119,7 @@ int gpu_load(struct gpu *g, struct error *e) {
 		.threads = c->threads,
 		.generators_max = c->sessions_max,
 		.prompts_cached = c->prompts_cached,
+		.memory_max_bytes = (size_t)c->vram_budget_mib << 20,
 		.progress = loading,
 		.progress_ctx = g,
 		.log = log_engine,
