@@ -16,6 +16,9 @@
 
 enum { PICTURE_BYTES = 48 * 32 * 3 / 2, STRIDE = 4, CHUNK_PICTURES = 12 };
 
+/* "cpu", or what the environment says: GPUs must pass all of this, too. */
+static const char *test_backend = "cpu";
+
 static const char kite[] = "a red kite flies right over green hills at noon";
 static const char boat[] = "a white sailboat sails left on the sea at night";
 
@@ -114,7 +117,7 @@ static struct world world_open(const struct toy_model *toy, const struct engine_
 	assert_int_equal(toy_model_write(toy, w.dir), 0);
 	struct engine_config c = more ? *more : (struct engine_config){0};
 	c.model_dir = w.dir;
-	c.backend = "cpu";
+	c.backend = test_backend;
 	c.threads = c.threads ? c.threads : 1;
 	w.engine = engine_create(&c, &e);
 	if (!w.engine)
@@ -624,7 +627,21 @@ static void loading_reports_progress(void **state) {
 	world_close(&w);
 }
 
+/* Exit status 77: there is no such device here. */
+static bool backend_is_there(void) {
+	const char *spec = getenv("LIGHTFORCED_TEST_BACKEND");
+	struct error e = {0};
+	test_backend = spec ? spec : test_backend;
+	struct backend *be = backend_create(&(struct backend_config){.spec = test_backend}, &e);
+	if (!be)
+		printf("skipped: %s\n", e.text);
+	backend_destroy(be);
+	return be != NULL;
+}
+
 int main(void) {
+	if (!backend_is_there())
+		return 77;
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_same_seed_gives_the_same_bytes),
 		cmocka_unit_test(pictures_say_where_they_belong),
