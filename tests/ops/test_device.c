@@ -474,6 +474,9 @@ static void conv_widths(struct run *r) {
 	conv_case(r, same(16, 112, 1, 3, 1, 1, ACT_RELU), 2, 18, 32, false, false);
 	conv_case(r, same(32, 64, 1, 1, 2, 1, ACT_NONE), 3, 6, 5, false, false);
 	conv_case(r, same(16, 3, 1, 3, 1, 1, ACT_NONE), 1, 8, 8, false, false);
+	conv_case(r, same(64, 3, 1, 3, 1, 1, ACT_RELU), 2, 17, 33, false, true);
+	conv_case(r, same(72, 2, 2, 3, 1, 1, ACT_NONE), 2, 19, 16, true, false);
+	conv_case(r, same(16, 16, 1, 1, 1, 1, ACT_NONE), 1, 7, 18, false, false);
 	conv_case(r, same(3, 8, 1, 3, 1, 1, ACT_SILU), 2, 6, 6, false, false);
 	conv_case(r, same(48, 12, 1, 3, 1, 1, ACT_NONE), 1, 17, 33, false, true);
 	conv_case(r, same(8, 16, 1, 3, 1, 1, ACT_SILU), 1, 5, 7, false, false);
