@@ -4,11 +4,14 @@
  * left and keeps the best `keep` as ascending lists. Scores accumulate in f64, or,
  * where a GPU has few units for it, in pairs of f32 that hold as many bits, and
  * are compared as f32; ties go to the lower index: exactly the CPU's lists. Eight
- * lanes share a dot product, one warp ranks a row. Bound by arithmetic. */
+ * lanes share a dot product, one warp ranks a row. Bound by latency and arithmetic. */
 #include "kernels/cuda/kv.cuh"
 
 #define THREADS 256
+#define GROUPS (THREADS / 8)
 #define ROWS 4 /* query blocks a CTA: means of keys are read once for them */
+#define PAIR 2 /* means a group scores at a time */
+#define HELD 18 /* keys a lane holds while it ranks: 576 blocks */
 #define SHARED_MAX (96 * 1024)
 
 /* A sum of products, to about 48 bits. */
@@ -66,75 +69,110 @@ __device__ __forceinline__ int place_of(int ch) {
 	return ch / 32 * 32 + ch % 4 * 8 + ch % 32 / 4;
 }
 
-/* For every row r in `rows` the key of the product of q (shared, rows `pitch` apart)
- * and mean goes to key[r * n], for the others 0; key NULL: nowhere. All lanes of the
- * warp call this, each group of eight for a mean of its own. */
+/* Two means and the rows that want their products. */
+struct wanted {
+	uint32_t *key[PAIR]; /* of row 0, that of row r is n further on each; NULL: nowhere */
+	const float *mean[PAIR];
+	uint32_t rows[PAIR]; /* one bit each; the others get 0 */
+};
+
+/* Keys of the products of q (shared, rows `pitch` apart) and means. All lanes of the
+ * warp call this, each group of eight for means of its own. */
 template <class SUM>
-__device__ __forceinline__ void score(uint32_t *key, int n, const typename SUM::value *q, int pitch, const float *mean, int c,
-	uint32_t rows, int lane) {
-	SUM sum[ROWS];
+__device__ __forceinline__ void score(const wanted &w, int n, const typename SUM::value *q, int pitch, int c, int lane) {
+	SUM sum[PAIR][ROWS];
+	uint32_t any = w.rows[0] | w.rows[1];
 #pragma unroll
-	for (int r = 0; r < ROWS; r++)
-		sum[r].clear();
-	for (int ch = lane % 8 * 4; ch < c && rows; ch += 32) {
-		float4 k = *reinterpret_cast<const float4 *>(mean + ch);
-		typename SUM::value x = k.x, y = k.y, z = k.z, w = k.w;
+	for (int i = 0; i < PAIR * ROWS; i++)
+		sum[i / ROWS][i % ROWS].clear();
+	for (int base = lane % 8 * 4; base < c && any; base += 128) {
+		float4 k[4][PAIR];
 #pragma unroll
-		for (int r = 0; r < ROWS; r++) {
+		for (int i = 0; i < 4 * PAIR; i++) {
+			int ch = base + i / PAIR * 32;
+			k[i / PAIR][i % PAIR] = ch < c ? *reinterpret_cast<const float4 *>(w.mean[i % PAIR] + ch) : make_float4(0, 0, 0, 0);
+		}
+#pragma unroll
+		for (int i = 0; i < 4 * ROWS; i++) {
+			int ch = base + i / ROWS * 32, r = i % ROWS;
+			if (ch >= c || !(any >> r & 1))
+				continue;
 			const typename SUM::value *p = q + r * pitch + place_of(ch);
-			if (rows >> r & 1) {
-				sum[r].add_product(p[0], x);
-				sum[r].add_product(p[8], y);
-				sum[r].add_product(p[16], z);
-				sum[r].add_product(p[24], w);
+			typename SUM::value a = p[0], b = p[8], d = p[16], e = p[24];
+#pragma unroll
+			for (int j = 0; j < PAIR; j++) {
+				const float4 &m = k[i / ROWS][j];
+				sum[j][r].add_product(a, m.x);
+				sum[j][r].add_product(b, m.y);
+				sum[j][r].add_product(d, m.z);
+				sum[j][r].add_product(e, m.w);
 			}
 		}
 	}
 	__syncwarp();
 #pragma unroll
-	for (int r = 0; r < ROWS; r++) {
+	for (int i = 0; i < PAIR * ROWS; i++) {
+		int j = i / ROWS, r = i % ROWS;
 #pragma unroll
 		for (int o = 4; o > 0; o >>= 1)
-			sum[r].add_lane(o);
-		if (lane % 8 == 0 && key)
-			key[r * n] = rows >> r & 1 ? ordered(sum[r].result()) : 0;
+			sum[j][r].add_lane(o);
+		if (lane % 8 == 0 && w.key[j])
+			w.key[j][r * n] = w.rows[j] >> r & 1 ? ordered(sum[j][r].result()) : 0;
 	}
 }
 
-/* How many of n keys reach `cut`. One warp. */
-__device__ __forceinline__ int reached(const uint32_t *key, int n, uint32_t cut, int lane) {
-	int count = 0;
-	for (int i = lane; i < n; i += 32)
-		count += key[i] >= cut;
-	return __reduce_add_sync(~0u, count);
-}
+/* n keys of a row as one warp ranks them: lane l holds l, l + 32 .. */
+struct ranking {
+	uint32_t mine[HELD];
+	const uint32_t *key;
+	int n, lane;
 
-/* Calls take(i, place) for the `keep` largest of n keys, ascending, ties to the
- * lower index. The cut is found bit by bit: the largest value that at least `keep`
- * keys reach. One warp. */
-template <typename F> __device__ __forceinline__ void take_best(const uint32_t *key, int n, int keep, int lane, F take) {
-	uint32_t cut = 0;
-	for (int bit = 31; bit >= 0; bit--) {
-		uint32_t trial = cut | 1u << bit;
-		int count = reached(key, n, trial, lane);
-		if (count >= keep)
-			cut = trial;
-		if (count == keep)
-			break;
+	__device__ __forceinline__ ranking(const uint32_t *keys, int count, int l) : key(keys), n(count), lane(l) {
+#pragma unroll
+		for (int i = 0; i < HELD; i++)
+			mine[i] = i * 32 + lane < n ? key[i * 32 + lane] : 0;
 	}
-	int equal = keep - (cut == ~0u ? 0 : reached(key, n, cut + 1, lane)), used = 0;
-	uint32_t below = (1u << lane) - 1;
-	for (int first = 0; first < n; first += 32) {
-		uint32_t mine = first + lane < n ? key[first + lane] : 0;
-		uint32_t ties = __ballot_sync(~0u, mine == cut && mine != 0);
-		bool kept = mine > cut || (mine == cut && mine != 0 && __popc(ties & below) < equal);
-		uint32_t all = __ballot_sync(~0u, kept);
-		if (kept)
-			take(first + lane, used + __popc(all & below));
-		used += __popc(all);
-		equal -= min(equal, __popc(ties));
+	/* How many keys reach `cut` > 0. */
+	__device__ __forceinline__ int reached(uint32_t cut) const {
+		int count = 0;
+#pragma unroll
+		for (int i = 0; i < HELD; i++)
+			count += mine[i] >= cut;
+		for (int i = HELD * 32 + lane; i < n; i += 32)
+			count += key[i] >= cut;
+		return __reduce_add_sync(~0u, count);
 	}
-}
+	/* Calls take(i, place) for the `keep` largest, ascending, ties to the lower index.
+	 * The cut is found bit by bit: the largest value that at least `keep` keys reach. */
+	template <typename F> __device__ __forceinline__ void best(int keep, F take) const {
+		uint32_t cut = 0, below = (1u << lane) - 1;
+		for (int bit = 31; bit >= 0; bit--) {
+			uint32_t trial = cut | 1u << bit;
+			int count = reached(trial);
+			if (count >= keep)
+				cut = trial;
+			if (count == keep)
+				break;
+		}
+		int equal = keep - (cut == ~0u ? 0 : reached(cut + 1)), used = 0;
+		auto look = [&](int i, uint32_t x) {
+			uint32_t ties = __ballot_sync(~0u, x == cut && x != 0);
+			bool kept = x > cut || (x == cut && x != 0 && __popc(ties & below) < equal);
+			uint32_t all = __ballot_sync(~0u, kept);
+			if (kept)
+				take(i, used + __popc(all & below));
+			used += __popc(all);
+			equal -= min(equal, __popc(ties));
+		};
+#pragma unroll
+		for (int i = 0; i < HELD; i++) {
+			if (i * 32 < n)
+				look(i * 32 + lane, mine[i]);
+		}
+		for (int first = HELD * 32; first < n; first += 32)
+			look(first + lane, first + lane < n ? key[first + lane] : 0);
+	}
+};
 
 /* Grid: query blocks / ROWS, heads. Shared: q[ROWS][c up to 32s], key[ROWS][blocks],
  * open[frames]: the rows for which a frame's blocks are candidates, one bit each. */
@@ -157,28 +195,39 @@ __global__ void __launch_bounds__(THREADS) select_kernel(int32_t *index, const f
 	__syncthreads();
 
 	if (two_stage && middle > 0) {
-		for (int base = 0; base < candidates; base += THREADS / 8) {
-			int i = base + group, slot, s = span_find(l, a.keep_sink + min(i, candidates - 1), &slot);
-			const float *mean = l.frame_mean[s] + ((int64_t)head * l.slots[s] + slot) * l.c;
-			score<SUM>(i < candidates ? key + i : nullptr, candidates, q, pitch, mean, l.c, i < candidates ? all : 0, lane);
+		for (int base = 0; base < candidates; base += PAIR * GROUPS) {
+			wanted w;
+#pragma unroll
+			for (int j = 0; j < PAIR; j++) {
+				int i = base + group * PAIR + j, slot, s = span_find(l, a.keep_sink + min(i, candidates - 1), &slot);
+				w.mean[j] = l.frame_mean[s] + ((int64_t)head * l.slots[s] + slot) * l.c;
+				w.key[j] = i < candidates ? key + i : nullptr;
+				w.rows[j] = i < candidates ? all : 0;
+			}
+			score<SUM>(w, candidates, q, pitch, l.c, lane);
 		}
 		__syncthreads();
 		if (warp < rows)
-			take_best(key + warp * candidates, candidates, min(middle, candidates), lane,
-				[&](int i, int) { atomicOr(&open[a.keep_sink + i], 1u << warp); });
+			ranking(key + warp * candidates, candidates, lane).best(min(middle, candidates), [&](int i, int) {
+				atomicOr(&open[a.keep_sink + i], 1u << warp);
+			});
 		__syncthreads();
 	}
-	for (int base = 0; base < blocks; base += THREADS / 8) {
-		bool real = base + group < blocks;
-		int b = real ? base + group : 0, f = b / l.per_frame, slot, s = span_find(l, f, &slot);
-		const float *mean =
-			l.block_mean[s] + (((int64_t)head * l.slots[s] + slot) * l.per_frame + (b - f * l.per_frame)) * l.c;
-		score<SUM>(real ? key + b : nullptr, blocks, q, pitch, mean, l.c, real ? open[f] : 0, lane);
+	for (int base = 0; base < blocks; base += PAIR * GROUPS) {
+		wanted w;
+#pragma unroll
+		for (int j = 0; j < PAIR; j++) {
+			int i = base + group * PAIR + j, b = min(i, blocks - 1), f = b / l.per_frame, slot, s = span_find(l, f, &slot);
+			w.mean[j] = l.block_mean[s] + (((int64_t)head * l.slots[s] + slot) * l.per_frame + (b - f * l.per_frame)) * l.c;
+			w.key[j] = i < blocks ? key + i : nullptr;
+			w.rows[j] = i < blocks ? open[f] : 0;
+		}
+		score<SUM>(w, blocks, q, pitch, l.c, lane);
 	}
 	__syncthreads();
 	if (warp < rows) {
 		int32_t *out = index + ((int64_t)head * query_blocks + first + warp) * a.keep;
-		take_best(key + warp * blocks, blocks, a.keep, lane, [&](int i, int place) { out[place] = i; });
+		ranking(key + warp * blocks, blocks, lane).best(a.keep, [&](int i, int place) { out[place] = i; });
 	}
 }
 
