@@ -19,113 +19,8 @@
 #include <string.h>
 
 #include "kernels/backend.h"
+#include "tests/ops/device_run.h"
 #include "tests/support/compare.h"
-
-#define EMIT_MAX (1 << 23) /* floats a case may emit */
-#define HELD_MAX 256
-#define PARTS_MAX 64
-
-/* One emitted tensor: each is compared by itself, over its own peak. */
-struct part {
-	int64_t first, count, rows, cols; /* cols: of the last dimension; rows: of the one before */
-};
-
-struct run {
-	struct backend *be;
-	const struct ops *ops;
-	enum dtype act; /* of activations */
-	enum precision precision;
-	bool lists; /* block lists count: both sides see the same f32 means */
-	uint64_t random;
-	void *held[HELD_MAX];
-	int held_count;
-	float *emitted;
-	int64_t emitted_count;
-	struct part part[PARTS_MAX];
-	int parts;
-};
-
-static float uniform(struct run *r) {
-	r->random = r->random * 6364136223846793005u + 1442695040888963407u;
-	return (float)(r->random >> 40) * 0x1p-23f - 1.f;
-}
-
-static void *hold(struct run *r, size_t bytes) {
-	struct error e = {0};
-	void *p = backend_alloc(r->be, bytes, &e);
-	if (!p || r->held_count == HELD_MAX) {
-		fprintf(stderr, "test_device: %s\n", p ? "too many tensors" : e.text);
-		exit(1);
-	}
-	return r->held[r->held_count++] = p;
-}
-
-static struct tensor make(struct run *r, enum dtype d, int rank, const int64_t *dim) {
-	struct tensor t = tensor_make(NULL, d, rank, dim);
-	t.data = hold(r, tensor_bytes(&t));
-	if (d == DTYPE_FP8_E4M3 || d == DTYPE_I8)
-		t.scale = hold(r, (size_t)tensor_row_count(&t) * sizeof(float));
-	return t;
-}
-
-static float *random_host(struct run *r, int64_t n, float scale) {
-	float *f = malloc((size_t)n * sizeof *f);
-	for (int64_t i = 0; i < n; i++)
-		f[i] = scale * uniform(r);
-	return f;
-}
-
-/* A random tensor of a dtype, the same numbers on every backend. */
-static struct tensor filled(
-	struct run *r, enum dtype d, float scale, int rank, const int64_t *dim) {
-	struct tensor t = make(r, d, rank, dim);
-	int64_t n = tensor_count(&t);
-	float *f = random_host(r, n, scale);
-	if (d == DTYPE_F32) {
-		backend_upload(r->be, t.data, f, (size_t)n * sizeof *f);
-	} else {
-		struct tensor plain = make(r, DTYPE_F32, rank, dim);
-		backend_upload(r->be, plain.data, f, (size_t)n * sizeof *f);
-		r->ops->convert(r->be, &t, &plain);
-	}
-	backend_sync(r->be, NULL);
-	free(f);
-	return t;
-}
-
-#define DIMS(...)                                                                                  \
-	(int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) {                   \
-		__VA_ARGS__                                                                        \
-	}
-#define IN(r, ...) filled(r, (r)->act, 1.f, DIMS(__VA_ARGS__))
-#define F32(r, ...) filled(r, DTYPE_F32, 1.f, DIMS(__VA_ARGS__))
-#define OUT(r, ...) make(r, (r)->act, DIMS(__VA_ARGS__))
-
-/* The last n emitted numbers are a part. */
-static void end_part(struct run *r, int64_t n, int64_t rows, int64_t cols) {
-	if (r->parts == PARTS_MAX) {
-		fprintf(stderr, "test_device: a case emits too many tensors\n");
-		exit(1);
-	}
-	r->part[r->parts++] = (struct part){r->emitted_count - n, n, rows, cols};
-}
-
-static void emit(struct run *r, const struct tensor *t) {
-	int64_t n = tensor_count(t);
-	struct tensor plain = *t;
-	if (t->dtype != DTYPE_F32) {
-		plain = make(r, DTYPE_F32, t->rank, t->dim);
-		r->ops->convert(r->be, &plain, t);
-	}
-	if (r->emitted_count + n > EMIT_MAX) {
-		fprintf(stderr, "test_device: a case emits too much\n");
-		exit(1);
-	}
-	backend_download(
-		r->be, r->emitted + r->emitted_count, plain.data, (size_t)n * sizeof(float));
-	r->emitted_count += n;
-	end_part(r, n, t->rank > 1 ? t->dim[t->rank - 2] : 1, t->dim[t->rank - 1]);
-}
 
 /* ---- cases ---- */
 static void linear_case(struct run *r, int n, int in, int out, enum activation act, bool bias) {
@@ -436,6 +331,19 @@ static void text_attention(struct run *r) {
 	emit(r, &out);
 }
 
+/* Texts of many lengths, with and without repeats, for heads of 128. */
+static void text_wide(struct run *r) {
+	const int lengths[] = {1, 15, 64, 65, 120, 128, 200, 256, 300};
+	for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+		int m = lengths[i];
+		struct sdpa_args cross = {.scale = 0.088f, .last_repeats = i % 2 ? 0 : 40};
+		struct tensor q = IN(r, 700 + m, 256), k = IN(r, m, 256), v = IN(r, m, 256),
+			      y = OUT(r, 700 + m, 256);
+		r->ops->sdpa(r->be, &y, &q, &k, &v, 2, &cross);
+		emit(r, &y);
+	}
+}
+
 static void conv_case(
 	struct run *r, struct conv_spec s, int f, int h, int w, bool history, bool skip) {
 	struct error e = {0};
@@ -472,11 +380,11 @@ static struct conv_spec same(
 /* Widths, small: those of the decoders' ends, channels that are no multiple of 8. */
 static void conv_widths(struct run *r) {
 	conv_case(r, same(16, 112, 1, 3, 1, 1, ACT_RELU), 2, 18, 32, false, false);
-	conv_case(r, same(64, 3, 1, 3, 1, 1, ACT_RELU), 2, 17, 33, false, true);
-	conv_case(r, same(72, 2, 2, 3, 1, 1, ACT_NONE), 2, 19, 16, true, false);
-	conv_case(r, same(16, 16, 1, 1, 1, 1, ACT_NONE), 1, 7, 18, false, false);
+	conv_case(r, same(32, 64, 1, 1, 2, 1, ACT_NONE), 3, 6, 5, false, false);
+	conv_case(r, same(16, 3, 1, 3, 1, 1, ACT_NONE), 1, 8, 8, false, false);
 	conv_case(r, same(3, 8, 1, 3, 1, 1, ACT_SILU), 2, 6, 6, false, false);
 	conv_case(r, same(48, 12, 1, 3, 1, 1, ACT_NONE), 1, 17, 33, false, true);
+	conv_case(r, same(8, 16, 1, 3, 1, 1, ACT_SILU), 1, 5, 7, false, false);
 	conv_case(r, same(72, 104, 1, 1, 1, 1, ACT_GELU_TANH), 1, 9, 21, false, true);
 }
 /* Sizes that fill no tile, several tiles, one pixel. */
@@ -485,6 +393,7 @@ static void conv_sizes(struct run *r) {
 	conv_case(r, same(128, 128, 1, 3, 1, 1, ACT_NONE), 1, 16, 48, false, true);
 	conv_case(r, same(64, 256, 1, 3, 1, 1, ACT_RELU), 1, 15, 17, false, false);
 	conv_case(r, same(96, 96, 1, 3, 1, 1, ACT_NONE), 1, 25, 18, false, true);
+	conv_case(r, same(192, 96, 1, 3, 1, 1, ACT_NONE), 1, 10, 9, false, false);
 	conv_case(r, same(64, 64, 1, 3, 1, 1, ACT_NONE), 1, 1, 1, false, false);
 	conv_case(r, same(64, 64, 1, 5, 1, 1, ACT_NONE), 1, 3, 40, false, false);
 	conv_case(r, same(192, 384, 1, 1, 1, 1, ACT_NONE), 2, 12, 13, false, true);
@@ -508,6 +417,7 @@ static void conv_doubled(struct run *r) {
 	conv_case(r, same(128, 64, 1, 3, 1, 2, ACT_NONE), 1, 8, 30, false, true);
 	conv_case(r, same(192, 96, 1, 3, 1, 2, ACT_NONE), 1, 5, 18, false, false);
 	conv_case(r, same(48, 40, 2, 3, 2, 2, ACT_NONE), 2, 6, 5, true, false);
+	conv_case(r, same(32, 8, 1, 5, 1, 2, ACT_NONE), 1, 6, 9, false, false);
 }
 static void conv_strides(struct run *r) {
 	struct conv_spec down = same(16, 16, 1, 3, 1, 1, ACT_NONE);
@@ -596,6 +506,7 @@ static const struct {
 	{"convolutions: time", conv_time, 2e-5, 2e-2, 0},
 	{"convolutions: doubled", conv_doubled, 2e-5, 2e-2, 0},
 	{"convolutions: strides", conv_strides, 2e-5, 2e-2, 0},
+	{"text, 128 wide", text_wide, 2e-5, 2e-2, 0},
 	{"latents, sampler, noise", latents, 2e-5, 2e-2, 0},
 	{"rgb to i420", color, 5e-3, 1.3e-2, 0},
 };
