@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The portable attention cores, apart from where keys come from. A key source says
- * how many tiles of 64 keys a query tile reads, where each row of a tile lies, and
- * what is added to its logit.
+/* The portable attention cores, apart from where keys come from.
  *
  * attention_mma: 64 queries x 64 keys, 4 warps of 16 rows, bf16 mma.sync
  * m16n8k16 with f32 accumulators, Q in registers, two tiles of keys and one of
@@ -12,152 +10,7 @@
  * attention_rows: one warp a query, any dtype and head width; the exact f32
  * path for goldens and odd shapes. */
 #pragma once
-#include "kernels/cuda/kv.cuh"
-
-#define TILE 64
-#define NEVER (-1e30f) /* start of a running maximum: finite, so that differences are */
-
-__device__ __forceinline__ uint32_t smem_address(const void *p) {
-	return (uint32_t)__cvta_generic_to_shared(p);
-}
-/* 16 bytes, zero-filled when !ok. */
-__device__ __forceinline__ void copy16(void *dst, const void *src, bool ok) {
-	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(smem_address(dst)), "l"(src),
-		"r"(ok ? 16 : 0));
-}
-__device__ __forceinline__ void copy_commit() {
-	asm volatile("cp.async.commit_group;\n");
-}
-template <int N> __device__ __forceinline__ void copy_wait() {
-	asm volatile("cp.async.wait_group %0;\n" ::"n"(N));
-}
-__device__ __forceinline__ void ldmatrix4(uint32_t r[4], uint32_t address) {
-	asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-		     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-		     : "r"(address));
-}
-__device__ __forceinline__ void ldmatrix4_transposed(uint32_t r[4], uint32_t address) {
-	asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-		     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-		     : "r"(address));
-}
-__device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
-	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-		     "{%0,%1,%2,%3};\n"
-		     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-		     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-__device__ __forceinline__ uint32_t pack_bf16(float lo, float hi) {
-	__nv_bfloat162 v = __floats2bfloat162_rn(lo, hi);
-	return *reinterpret_cast<uint32_t *>(&v);
-}
-__device__ __forceinline__ float exp2_fast(float x) {
-	float y;
-	asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-	return y;
-}
-
-/* Byte offset of 16-byte column `col` of row `row` in a tile of bf16. */
-template <int C> __device__ __forceinline__ int tile_byte(int row, int col) {
-	return (col >> 3) * (TILE * 128) + row * 128 + (((col & 7) ^ (row & 7)) << 4);
-}
-/* Bit r: row r counts. */
-__device__ __forceinline__ uint64_t rows_mask(int valid) {
-	return valid >= 64 ? ~0ull : (1ull << valid) - 1;
-}
-
-/* ---- key sources ---- */
-/* A run of keys of a tile: rows row .. row + rows - 1 of k and v become rows `at` ..
- * of the tile, the first `valid` of them real. Pointers are always readable. */
-struct piece {
-	const char *k, *v;
-	int row, at, rows, valid;
-};
-
-/* Every key of the spans, frame after frame, 64 after 64. */
-struct dense_source {
-	static constexpr bool whole = true, plain = false;
-	span_list l;
-	__device__ int count() const {
-		return l.start[l.n] * l.tiles;
-	}
-	__device__ int pieces() const {
-		return 1;
-	}
-	__device__ piece get(int, int head, int tile, int) const {
-		int in = tile % l.tiles;
-		kv_frame f = span_frame(l, head, tile / l.tiles);
-		return {f.k, f.v, in * TILE, 0, TILE, min(TILE, l.s - in * TILE)};
-	}
-	template <typename K> __device__ int64_t at(int row, int ch) const {
-		return kv_at<K>(l.c, row, ch);
-	}
-	__device__ float bonus(int, int, int) const {
-		return 0.f;
-	}
-};
-
-/* The key blocks of a list: as many as fit go into one tile (WHOLE false), or each
- * is one or several tiles (WHOLE true). */
-template <bool WHOLE> struct list_source {
-	static constexpr bool whole = WHOLE, plain = false;
-	span_list l;
-	const int32_t *index; /* [heads, query blocks, kept] */
-	int kept, query_blocks;
-	int per_tile, parts;  /* blocks a tile, tiles a block: one of them is 1 */
-	__device__ int count() const {
-		return WHOLE ? kept * parts : (kept + per_tile - 1) / per_tile;
-	}
-	__device__ int pieces() const {
-		return WHOLE ? 1 : per_tile;
-	}
-	__device__ piece get(int query_block, int head, int tile, int e) const {
-		int entry = WHOLE ? tile / parts : tile * per_tile + e, part = WHOLE ? tile % parts : 0, at = WHOLE ? 0 : e * l.block;
-		int rows = WHOLE ? TILE : e + 1 < per_tile ? l.block : TILE - at;
-		if (entry >= kept)
-			return {l.k[0], l.v[0], 0, at, rows, 0};
-		int block = index[((int64_t)head * query_blocks + query_block) * kept + entry], in = block % l.per_frame * l.block;
-		kv_frame f = span_frame(l, head, block / l.per_frame);
-		int valid = min(rows, min(l.block, l.s - in) - part * TILE);
-		return {f.k, f.v, valid > 0 ? in + part * TILE : 0, at, rows, max(valid, 0)};
-	}
-	template <typename K> __device__ int64_t at(int row, int ch) const {
-		return kv_at<K>(l.c, row, ch);
-	}
-	__device__ float bonus(int, int, int) const {
-		return 0.f;
-	}
-};
-
-/* Rows of plain matrices [m, heads * c]; optional repeats of the last key, optional
- * bias by distance. */
-struct plain_source {
-	static constexpr bool whole = false, plain = true;
-	const char *k, *v;
-	const float *bias; /* [heads, 2 * reach + 1] or NULL */
-	int m, c, reach;
-	int row_elements, head_bytes; /* from row to row, from head to head */
-	float last; /* log of how often the last key stands */
-	__device__ int count() const {
-		return (m + TILE - 1) / TILE;
-	}
-	__device__ int pieces() const {
-		return 1;
-	}
-	__device__ piece get(int, int head, int tile, int) const {
-		int64_t at = (int64_t)head * head_bytes;
-		return {k + at, v + at, tile * TILE, 0, TILE, min(TILE, m - tile * TILE)};
-	}
-	template <typename K> __device__ int64_t at(int row, int ch) const {
-		return (int64_t)row * row_elements + ch;
-	}
-	__device__ float bonus(int head, int query, int key) const {
-		float b = key == m - 1 ? last : 0.f;
-		if (bias)
-			b += bias[head * (2 * reach + 1) + min(max(key - query, -reach), reach) + reach];
-		return b;
-	}
-};
+#include "kernels/cuda/attention_source.cuh"
 
 /* ---- mma core ---- */
 template <int C> constexpr size_t mma_shared_bytes() {
@@ -190,12 +43,15 @@ __device__ __forceinline__ uint64_t load_tile(char *to, const S &source, bool va
 	return mask;
 }
 
-/* One warp's 16 rows of scores for a tile: s[n][..] over 8 groups of 8 keys. */
-template <int C>
-__device__ __forceinline__ void score_tile(float s[8][4], const uint32_t q[C / 16][4], const char *k, int lane) {
+__device__ __forceinline__ void clear_scores(float s[8][4]) {
 #pragma unroll
 	for (int n = 0; n < 8; n++)
 		s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0.f;
+}
+
+/* Adds one warp's 16 rows of scores for a tile: s[n][..] over 8 groups of 8 keys. */
+template <int C>
+__device__ __forceinline__ void score_tile(float s[8][4], const uint32_t q[C / 16][4], const char *k, int lane) {
 	/* matrix i of the four: keys (i / 2) * 8 .., channels (i % 2) * 8 .. */
 	int row = (lane & 7) + ((lane >> 4) << 3), half = (lane >> 3) & 1;
 #pragma unroll
@@ -256,6 +112,19 @@ __device__ __forceinline__ void softmax_tile(float s[8][4], float o[C / 8][4], f
 	}
 }
 
+/* Scores of plain rows: scaled, with what is added to them, base 2. first: the warp's first query. */
+__device__ __forceinline__ void plain_scores(float s[8][4], const plain_source &source, int head, int first, int tile, float scale,
+	int lane) {
+#pragma unroll
+	for (int n = 0; n < 8; n++) {
+#pragma unroll
+		for (int i = 0; i < 4; i++) {
+			int key = tile * TILE + n * 8 + (lane & 3) * 2 + (i & 1), row = first + (lane >> 2) + (i >> 1) * 8;
+			s[n][i] = (s[n][i] * scale + source.bonus(head, row, key)) * LOG2E;
+		}
+	}
+}
+
 /* Rows that do not count get NEVER. */
 __device__ __forceinline__ void mask_tile(float s[8][4], uint64_t mask, int lane) {
 	mask >>= (lane & 3) * 2;
@@ -266,22 +135,6 @@ __device__ __forceinline__ void mask_tile(float s[8][4], uint64_t mask, int lane
 			s[n][i] = mask >> (n * 8 + (i & 1)) & 1 ? s[n][i] : NEVER;
 	}
 }
-
-/* Query tile t is part t % parts of block t / parts: tokens first(t) .. + rows(t);
- * block 0: 64 after 64 of n. */
-struct query_tiles {
-	int n, s, block, per_frame, parts;
-	__device__ int list(int t) const {
-		return block ? t / parts : t;
-	}
-	__device__ int first(int t) const {
-		int b = t / parts;
-		return block ? b / per_frame * s + b % per_frame * block + t % parts * TILE : t * TILE;
-	}
-	__device__ int rows(int t) const {
-		return block ? min(TILE, min(block, s - t / parts % per_frame * block) - t % parts * TILE) : min(TILE, n - t * TILE);
-	}
-};
 
 /* Writes a warp's 16 rows, the first `rows` of the CTA's 64. */
 template <int C>
@@ -336,8 +189,7 @@ __global__ void __launch_bounds__(128) attention_mma_kernel(__nv_bfloat16 *y, co
 #pragma unroll
 	for (int n = 0; n < C / 8; n++)
 		o[n][0] = o[n][1] = o[n][2] = o[n][3] = 0.f;
-	constexpr float log2e = 1.4426950408889634f;
-	float unit = S::plain ? 1.f : scale * log2e;
+	float unit = S::plain ? 1.f : scale * LOG2E;
 	for (int j = 0; j < count; j++, mask = next) {
 		load_tile<C>(v, source, true, list, head, j);
 		copy_commit();
@@ -345,18 +197,10 @@ __global__ void __launch_bounds__(128) attention_mma_kernel(__nv_bfloat16 *y, co
 			next = load_tile<C>(shared + (~j & 1) * bytes, source, false, list, head, j + 1);
 		copy_commit();
 		if (busy) {
+			clear_scores(s);
 			score_tile<C>(s, qf, shared + (j & 1) * bytes, lane);
-			if constexpr (S::plain) {
-#pragma unroll
-				for (int n = 0; n < 8; n++) {
-#pragma unroll
-					for (int i = 0; i < 4; i++) {
-						int key = j * TILE + n * 8 + (lane & 3) * 2 + (i & 1);
-						int row = first + warp * 16 + (lane >> 2) + (i >> 1) * 8;
-						s[n][i] = (s[n][i] * scale + source.bonus(head, row, key)) * log2e;
-					}
-				}
-			}
+			if constexpr (S::plain)
+				plain_scores(s, source, head, first + warp * 16, j, scale, lane);
 			if (mask != ~0ull)
 				mask_tile(s, mask, lane);
 			softmax_tile<C>(s, o, top, sum, unit);

@@ -22,12 +22,9 @@ __device__ __forceinline__ void barrier_wait(uint32_t bar, int parity) {
 		"r"(parity)
 		: "memory");
 }
-/* Among the threads of one or two warpgroups. */
+/* Among the threads of a warpgroup. */
 __device__ __forceinline__ void named_sync(int id, int threads) {
 	asm volatile("bar.sync %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
-}
-__device__ __forceinline__ void named_arrive(int id, int threads) {
-	asm volatile("bar.arrive %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
 }
 /* What was stored to shared memory becomes visible to products and bulk copies. */
 __device__ __forceinline__ void fence_async() {
