@@ -282,11 +282,11 @@ def main() -> None:
     done("adherence")
     score_switch(model, judge, count, out)
     done("switch")
-    draw_sheets(model, path, 14 if toy or args.no_drift else 80, story, 1 if toy else 12)
     if not args.no_drift:
         score_drift(model, judge, max(2, count // 4), chunks, out)
     out["adherence_n"] = (count, "count")
     done("all")
+    draw_sheets(model, path, 14 if toy or args.no_drift else 80, story, 1 if toy else 12)
 
 
 if __name__ == "__main__":
