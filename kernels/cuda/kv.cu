@@ -94,45 +94,50 @@ void cuda_kv_copy(struct backend *be, const struct kv_span *dst, const struct kv
 		s.frames * mean, src->count * mean, d.heads);
 }
 
-/* Turns the pair at x, x[1] as pair p of tp turns in delta frames. */
-template <typename T> __device__ __forceinline__ void turn_pair(T *x, int p, int tp, double delta, double theta) {
-	double sn, cs;
-	sincos(delta * pow(theta, -(double)p / tp), &sn, &cs);
-	float a = to_float(x[0]), b = to_float(x[1]);
-	x[0] = from_float<T>(a * (float)cs - b * (float)sn);
-	x[1] = from_float<T>(a * (float)sn + b * (float)cs);
+/* Turns the first tp pairs of every row of a head in delta frames, place(row) being
+ * where it begins. Threads 32 x TURN_ROWS: a pair each, whose angle is computed once
+ * for many rows. Grid: CTAs that share the rows, heads. */
+#define TURN_ROWS 8
+#define TURN_CTAS 32
+template <typename T, typename F>
+__device__ __forceinline__ void turn_rows(T *x, int rows, int tp, double delta, double theta, F place) {
+	for (int p = threadIdx.x; p < tp; p += 32) {
+		double sn, cs;
+		sincos(delta * pow(theta, -(double)p / tp), &sn, &cs);
+		for (int row = blockIdx.x * TURN_ROWS + threadIdx.y; row < rows; row += gridDim.x * TURN_ROWS) {
+			T *at = x + place(row, 2 * p);
+			float a = to_float(at[0]), b = to_float(at[1]);
+			at[0] = from_float<T>(a * (float)cs - b * (float)sn);
+			at[1] = from_float<T>(a * (float)sn + b * (float)cs);
+		}
+	}
 }
 
-/* Turns the first tp pairs of each mean of a head. Grid: means, heads. */
-__global__ void rotate_means_kernel(float *x, int64_t head_stride, int c, int tp, double delta, double theta) {
-	int p = threadIdx.x;
-	if (p < tp)
-		turn_pair(x + blockIdx.y * head_stride + (int64_t)blockIdx.x * c + 2 * p, p, tp, delta, theta);
+__global__ void rotate_means_kernel(float *x, int64_t head_stride, int rows, int c, int tp, double delta, double theta) {
+	turn_rows(x + blockIdx.y * head_stride, rows, tp, delta, theta, [=](int row, int ch) { return (int64_t)row * c + ch; });
 }
 
-/* The same for keys. Grid: tokens, heads. */
+/* Keys: `rows` tokens of frames of s. */
 template <typename T>
-__global__ void rotate_kernel(T *x, store_rows rows, int s, int tp, double delta, double theta) {
-	int p = threadIdx.x, frame = blockIdx.x / s, at = blockIdx.x % s;
-	if (p < tp)
-		turn_pair(x + rows.template at<T>(blockIdx.y, frame, at, 2 * p), p, tp, delta, theta);
+__global__ void rotate_kernel(T *x, store_rows layout, int rows, int s, int tp, double delta, double theta) {
+	turn_rows(x, rows, tp, delta, theta,
+		[=](int row, int ch) { return layout.template at<T>(blockIdx.y, row / s, row % s, ch); });
 }
 
 void cuda_kv_rotate(struct backend *be, const struct kv_span *span, double delta, double theta) {
 	kv_view w = kv_view_of(span->store);
 	cudaStream_t stream = cuda_of(be)->stream;
 	int tp = w.c / 2 - 2 * (w.c / 6);
-	unsigned threads = (unsigned)ceil_div(tp, 32) * 32, heads = (unsigned)w.heads, count = (unsigned)span->count;
+	dim3 threads(32, TURN_ROWS), grid(TURN_CTAS, (unsigned)w.heads);
 	by_dtype(be, span->store->shape.dtype, "kv_rotate", [&](auto tk) {
 		using K = decltype(tk);
-		rotate_kernel<<<dim3(count * w.s, heads), threads, 0, stream>>>((K *)w.k + span->first * w.frame,
-			store_rows{w.head, w.frame, w.c}, w.s, tp, delta, theta);
+		rotate_kernel<<<grid, threads, 0, stream>>>((K *)w.k + span->first * w.frame, store_rows{w.head, w.frame, w.c},
+			span->count * w.s, w.s, tp, delta, theta);
 	});
-	rotate_means_kernel<<<dim3(count * w.per_frame, heads), threads, 0, stream>>>(
-		w.block_mean + (int64_t)span->first * w.per_frame * w.c, (int64_t)w.frames * w.per_frame * w.c, w.c, tp, delta,
-		theta);
-	rotate_means_kernel<<<dim3(count, heads), threads, 0, stream>>>(w.frame_mean + (int64_t)span->first * w.c,
-		(int64_t)w.frames * w.c, w.c, tp, delta, theta);
+	rotate_means_kernel<<<grid, threads, 0, stream>>>(w.block_mean + (int64_t)span->first * w.per_frame * w.c,
+		(int64_t)w.frames * w.per_frame * w.c, span->count * w.per_frame, w.c, tp, delta, theta);
+	rotate_means_kernel<<<dim3(1, (unsigned)w.heads), threads, 0, stream>>>(w.frame_mean + (int64_t)span->first * w.c,
+		(int64_t)w.frames * w.c, span->count, w.c, tp, delta, theta);
 	launch_check(be, "kv_rotate", nullptr);
 }
 
