@@ -179,7 +179,9 @@ template <class P> struct consumer {
 			parity ^= 1;
 		}
 	}
+	/* Lets the producer overwrite what this warp has read. */
 	__device__ void release(uint32_t bar) const {
+		__syncwarp();
 		if (thread % 32 == 0)
 			barrier_arrive(bar);
 	}
@@ -190,7 +192,6 @@ template <class P> struct consumer {
 			barrier_wait(r.k_full(stage), parity);
 			meta = r.meta[stage];
 			barrier_wait(r.v_full(stage), parity);
-			__syncwarp();
 			release(r.k_empty(stage));
 			release(r.v_empty(stage));
 			advance();
