@@ -331,6 +331,33 @@ static void text_attention(struct run *r) {
 	emit(r, &out);
 }
 
+/* Selection among blocks that repeat: scores tie, the lower index wins. */
+static void select_ties(struct run *r) {
+	struct kv_shape shape = {2, 64, 32, 8, 12, r->act};
+	struct kv_store store = kv_make(r, shape);
+	struct kv_span span = {&store, 0, 12};
+	int64_t n = 12 * 32, d = 2 * 64, entries = 2 * 12 * 9;
+	float *host = random_host(r, n * d, 1.f);
+	for (int64_t i = 0; i < n; i++)
+		memcpy(host + i * d, host + i / 8 % 3 * d, (size_t)d * sizeof *host);
+	struct tensor k = make(r, DTYPE_F32, DIMS(n, 2, 64)), q_mean = F32(r, 2, 12, 64);
+	backend_upload(r->be, k.data, host, (size_t)(n * d) * sizeof *host);
+	r->ops->kv_import(r->be, &span, &k, &k);
+	struct block_list list = {.heads = 2, .query_blocks = 12, .kept = 9};
+	list.index = hold(r, (size_t)entries * sizeof *list.index);
+	for (int keep_frames = 0; keep_frames <= 5; keep_frames += 5) {
+		struct select_args args = {3, 9, keep_frames, 1, 1};
+		int32_t index[2 * 12 * 9];
+		r->ops->select_blocks(r->be, &list, &q_mean, &span, 1, &args);
+		backend_download(r->be, index, list.index, sizeof index);
+		for (int64_t i = 0; i < entries; i++)
+			r->emitted[r->emitted_count++] = (float)index[i];
+		end_part(r, entries, 12, 9);
+	}
+	backend_sync(r->be, NULL);
+	free(host);
+}
+
 /* Texts of many lengths, with and without repeats, for heads of 128. */
 static void text_wide(struct run *r) {
 	const int lengths[] = {1, 15, 64, 65, 120, 128, 200, 256, 300};
@@ -499,6 +526,7 @@ static const struct {
 	{"kv and attention, blocks of 16", kv_blocks_16, 2e-5, 2e-2, 0},
 	{"kv and attention, all listed", kv_full_list, 2e-5, 2e-2, 0},
 	{"kv and attention, long", kv_long, 2e-5, 2e-2, 0},
+	{"selection, ties", select_ties, 1e-6, 0, 0},
 	{"text and plain attention", text_attention, 2e-5, 2e-2, 0},
 	{"wide attention", wide_attention, 2e-5, 2e-2, 0},
 	{"convolutions: widths", conv_widths, 2e-5, 2e-2, 0},

@@ -39,7 +39,7 @@ KERNELS = (
            most={"WARPGROUP.DEPBAR": 8}, calls=14),
     Kernel(r"attention_merge_kernel<.*>", registers=40, calls=4),
     Kernel(r"sdpa_sm90_kernel", ("90a",), registers=168, least={"HGMMA": 12, "LDGSTS": 8}, most={"WARPGROUP.DEPBAR": 4}, calls=4),
-    Kernel(r"select_kernel<.*>", registers=128, calls=4),
+    Kernel(r"select_kernel", registers=128, calls=4),
     Kernel(r"norm_modulate_kernel<.*>", registers=144, calls=5),
     Kernel(r"rms_norm_kernel<.*>", registers=128, calls=1),
     Kernel(r"qk_norm_rope_kernel<.*>", registers=64, calls=3),
