@@ -6,18 +6,24 @@
 #include <stdlib.h>
 #include <vector>
 
-#include "kernels/cuda/conv.cuh"
+#include "kernels/cuda/conv_few.cuh"
 #include "kernels/fold.h"
 
 /* One compiled tile shape. */
 struct tile_kind {
 	int height, columns, chunk, threads, stages, ahead, pitch;
+	bool few; /* conv_few.cuh: taps are columns */
 	const void *bf16, *f32; /* kernels by output type */
 };
 template <int TH, int BN, int WM, int WN, int CK, int BLOCKS, bool WG> static constexpr tile_kind kind_of() {
-	return {TH, BN, CK, WM * WN * 32, conv_stages<TH, BN, CK, WG>(), conv_ahead<TH, BN, CK, WG>(), conv_pitch<BN>(),
+	return {TH, BN, CK, WM * WN * 32, conv_stages<TH, BN, CK, WG>(), conv_ahead<TH, BN, CK, WG>(), conv_pitch<BN>(), false,
 		(const void *)conv_patch_kernel<TH, BN, WM, WN, CK, BLOCKS, WG, __nv_bfloat16>,
 		(const void *)conv_patch_kernel<TH, BN, WM, WN, CK, BLOCKS, WG, float>};
+}
+
+template <int CK> static constexpr tile_kind few_of() {
+	return {FEW_HEIGHT, FEW_COLUMNS, CK, 256, 0, 0, 0, true, (const void *)conv_few_kernel<CK, __nv_bfloat16>,
+		(const void *)conv_few_kernel<CK, float>};
 }
 
 struct conv {
@@ -88,13 +94,13 @@ __global__ void conv_plain_kernel(Y *y, const X *x, const X *history, const floa
 
 /* ---- weights ---- */
 
-enum { WIDE, WIDE_96, NARROW, RGB, RGB_DEEP, HOPPER_64, HOPPER_128, HOPPER_96, HOPPER_96_DEEP };
+enum { WIDE, WIDE_96, NARROW, FEW, FEW_DEEP, HOPPER_64, HOPPER_128, HOPPER_96, HOPPER_96_DEEP };
 static const tile_kind kinds[] = {
 	kind_of<16, 64, 4, 2, 32, 2, false>(), /* WIDE */
 	kind_of<8, 96, 2, 2, 32, 3, false>(),  /* WIDE_96 */
 	kind_of<16, 32, 8, 1, 32, 2, false>(), /* NARROW */
-	kind_of<16, 8, 8, 1, 32, 2, false>(),  /* RGB */
-	kind_of<16, 8, 8, 1, 64, 2, false>(),  /* RGB_DEEP */
+	few_of<32>(),                          /* FEW */
+	few_of<64>(),                          /* FEW_DEEP */
 	kind_of<16, 64, 8, 1, 64, 2, true>(),  /* HOPPER_64 */
 	kind_of<8, 128, 4, 1, 64, 2, true>(),  /* HOPPER_128 */
 	kind_of<8, 96, 4, 1, 32, 3, true>(),   /* HOPPER_96 */
@@ -103,11 +109,12 @@ static const tile_kind kinds[] = {
 
 /* By measure: SPEED.md. */
 static const tile_kind *kind_for(const struct conv_spec *s, int cc) {
-	bool hopper = cc == 90, deep = hopper && s->in % 64 == 0 && s->kh * s->kw > 1;
+	bool hopper = cc == 90, deep = hopper && s->in % 64 == 0;
 	if (s->stride > 1)
 		return &kinds[WIDE_96]; /* the patch is four times as big */
-	if (s->out <= 8)
-		return &kinds[deep ? RGB_DEEP : RGB];
+	int columns = s->kh * s->kw * s->out, patch = (FEW_HEIGHT - 1 + s->kh) * (TILE_WIDTH - 1 + s->kw);
+	if (s->upsample == 1 && s->phases == 1 && columns < FEW_PITCH && patch <= FEW_PIXELS)
+		return &kinds[s->in % 64 == 0 && s->in * s->kt == 64 ? FEW_DEEP : FEW];
 	if (s->out <= 32)
 		return &kinds[NARROW];
 	if (s->out % 96 == 0 && s->out % 64 != 0)
@@ -146,6 +153,13 @@ static void grid_fill(struct conv *c) {
 	g->patch_bytes = (int)ceil_div(g->patch_h * g->patch_w * k->chunk * 2, 128) * 128;
 	g->lead = (int)ceil_div(k->ahead, taps);
 	c->shared_bytes = (size_t)k->stages * k->columns * k->chunk * 2 + (size_t)(g->lead + 1) * g->patch_bytes;
+	if (k->few) { /* two in turn, or the only one; then a float for each tap of each pixel */
+		g->lead = s->kt * g->chunks > 1;
+		c->shared_bytes = (size_t)(g->lead + 1) * (g->patch_bytes + k->columns * k->chunk * 2);
+		size_t parts = (size_t)(g->patch_h * g->patch_w) * FEW_PITCH * sizeof(float);
+		c->shared_bytes = c->shared_bytes < parts ? parts : c->shared_bytes;
+		return;
+	}
 	size_t finished = (size_t)k->height * TILE_WIDTH * k->pitch;
 	if (c->shared_bytes < finished)
 		c->shared_bytes = finished;
@@ -156,8 +170,8 @@ static std::vector<__nv_bfloat16> pack(const struct conv *c, const float *w) {
 	const conv_grid *g = &c->grid;
 	const tile_kind *k = c->kind;
 	int places = g->up * g->up;
-	size_t taps = (size_t)g->kh * g->kw, row = g->kt * taps * g->in, block = (size_t)k->columns * k->chunk;
-	std::vector<__nv_bfloat16> packed(g->parts * g->column_tiles * g->kt * g->chunks * taps * block, __float2bfloat16(0.f));
+	size_t taps = (size_t)g->kh * g->kw, steps = k->few ? 1 : taps, row = g->kt * taps * g->in, block = (size_t)k->columns * k->chunk;
+	std::vector<__nv_bfloat16> packed(g->parts * g->column_tiles * g->kt * g->chunks * steps * block, __float2bfloat16(0.f));
 	std::vector<float> folded;
 	for (int part = 0; part < g->parts; part++) {
 		const float *from = w + (size_t)(part / places) * g->out * g->kt * c->spec.kh * c->spec.kw * g->in;
@@ -169,8 +183,12 @@ static std::vector<__nv_bfloat16> pack(const struct conv *c, const float *w) {
 		}
 		for (size_t i = 0; i < g->out * row; i++) {
 			size_t o = i / row, dt = i / (taps * g->in) % g->kt, tap = i / g->in % taps, in = i % g->in;
+			if (k->few) {
+				o = tap * g->out + o;
+				tap = 0;
+			}
 			size_t tile = (size_t)part * g->column_tiles + o / k->columns;
-			size_t step = ((tile * g->kt + dt) * g->chunks + in / k->chunk) * taps + tap;
+			size_t step = ((tile * g->kt + dt) * g->chunks + in / k->chunk) * steps + tap;
 			int r = (int)(o % k->columns), vec = (int)(in % k->chunk / 8);
 			size_t at = (size_t)(k->chunk == 64 ? pixel_at<64>(r, vec) : pixel_at<32>(r, vec)) / 2 + in % 8;
 			packed[step * block + at] = __float2bfloat16_rn(from[i]);
@@ -250,11 +268,14 @@ static void run_tiles(struct backend *be, struct tensor *y, const struct tensor 
 	g.tiles_y = (int)ceil_div(g.rows, c->kind->height);
 	g.tiles_x = (int)ceil_div(g.cols, TILE_WIDTH);
 	int64_t blocks = y->dim[0] / g.phases * g.tiles_y * g.tiles_x * g.parts * g.column_tiles;
+	conv_tiles whole{&g, c->kind->columns, c->kind->chunk, c->w, c->bias};
+	bool done = !c->kind->few && conv_flow(be, y, x, history, &whole, skip);
 	const void *past = history ? history->data : nullptr, *add = skip ? skip->data : nullptr;
 	void *arguments[] = {(void *)&y->data, (void *)&x->data, (void *)&past, (void *)&c->w, (void *)&c->bias, (void *)&add,
 		(void *)&g};
-	cudaLaunchKernel(y->dtype == DTYPE_F32 ? c->kind->f32 : c->kind->bf16, dim3((unsigned)blocks),
-		dim3((unsigned)c->kind->threads), arguments, c->shared_bytes, cuda_of(be)->stream);
+	if (!done)
+		cudaLaunchKernel(y->dtype == DTYPE_F32 ? c->kind->f32 : c->kind->bf16, dim3((unsigned)blocks),
+			dim3((unsigned)c->kind->threads), arguments, c->shared_bytes, cuda_of(be)->stream);
 	/* Neither decoder has these after a convolution: not worth a place in the tile. */
 	if (c->spec.act == ACT_SILU || c->spec.act == ACT_GELU_TANH)
 		cuda_activate(be, y, y, c->spec.act);

@@ -31,6 +31,17 @@ struct conv_grid {
 	int lead;                  /* patches loaded ahead; lead + 1 are held */
 };
 
+/* A call as conv.cu gives it to conv_sm90.cu: false, and nothing done, where that
+ * one has no kernel for it. */
+struct conv_tiles {
+	const conv_grid *grid;
+	int columns, chunk; /* of the packed weights */
+	const void *w;
+	const float *bias;
+};
+bool conv_flow(struct backend *be, struct tensor *y, const struct tensor *x, const struct tensor *history,
+	const struct conv_tiles *c, const struct tensor *skip);
+
 /* What a block makes. */
 struct conv_tile {
 	int column, part, phase, odd_y, odd_x, frame, y, x; /* frame, y, x: in the part's output */
