@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(TQ * 4, 1) attention_wide_kernel(__nv_bfloat16
 		int row = rows + (lane >> 2) + r * 8;
 		if (first + row >= n)
 			continue;
-		float inv = 1.f / (sums[row] + sums[TQ + row]);
+		float inv = __fdividef(1.f, sums[row] + sums[TQ + row]);
 		__nv_bfloat16 *out = y + (first + row) * stride + side * HALF + (lane & 3) * 2;
 #pragma unroll
 		for (int i = 0; i < HALF / 8; i++)

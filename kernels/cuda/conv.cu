@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Causal convolutions over channels-last images. bf16 with channels in eights:
  * tiles on the tensor cores (conv.cuh), the tile shape chosen by the channels when
- * the weight is packed: Hopper's wgmma there, mma.sync elsewhere. f32, or other channels: one thread an output, the exact
+ * the weight is packed: conv_sm90.cu on Hopper, mma.sync elsewhere. f32, or other channels: one thread an output, the exact
  * path. Bound by the tensor cores; the widest pictures by memory. */
 #include <stdlib.h>
 #include <vector>
@@ -11,18 +11,18 @@
 
 /* One compiled tile shape. */
 struct tile_kind {
-	int height, columns, chunk, threads, stages, ahead, pitch;
+	int height, columns, chunk, threads, stages, pitch;
 	bool few; /* conv_few.cuh: taps are columns */
 	const void *bf16, *f32; /* kernels by output type */
 };
-template <int TH, int BN, int WM, int WN, int CK, int BLOCKS, bool WG> static constexpr tile_kind kind_of() {
-	return {TH, BN, CK, WM * WN * 32, conv_stages<TH, BN, CK, WG>(), conv_ahead<TH, BN, CK, WG>(), conv_pitch<BN>(), false,
-		(const void *)conv_patch_kernel<TH, BN, WM, WN, CK, BLOCKS, WG, __nv_bfloat16>,
-		(const void *)conv_patch_kernel<TH, BN, WM, WN, CK, BLOCKS, WG, float>};
+template <int TH, int BN, int WM, int WN, int CK, int BLOCKS> static constexpr tile_kind kind_of() {
+	return {TH, BN, CK, WM * WN * 32, conv_stages<CK>(), conv_pitch<BN>(), false,
+		(const void *)conv_patch_kernel<TH, BN, WM, WN, CK, BLOCKS, __nv_bfloat16>,
+		(const void *)conv_patch_kernel<TH, BN, WM, WN, CK, BLOCKS, float>};
 }
 
 template <int CK> static constexpr tile_kind few_of() {
-	return {FEW_HEIGHT, FEW_COLUMNS, CK, 256, 0, 0, 0, true, (const void *)conv_few_kernel<CK, __nv_bfloat16>,
+	return {FEW_HEIGHT, FEW_COLUMNS, CK, FEW_THREADS, 1, 0, true, (const void *)conv_few_kernel<CK, __nv_bfloat16>,
 		(const void *)conv_few_kernel<CK, float>};
 }
 
@@ -94,34 +94,39 @@ __global__ void conv_plain_kernel(Y *y, const X *x, const X *history, const floa
 
 /* ---- weights ---- */
 
-enum { WIDE, WIDE_96, NARROW, FEW, FEW_DEEP, HOPPER_64, HOPPER_128, HOPPER_96, HOPPER_96_DEEP };
+enum { WIDE, WIDE_96, NARROW, FEW, FEW_DEEP, HOPPER_64, HOPPER_96, HOPPER_128, HOPPER_192 };
 static const tile_kind kinds[] = {
-	kind_of<16, 64, 4, 2, 32, 2, false>(), /* WIDE */
-	kind_of<8, 96, 2, 2, 32, 3, false>(),  /* WIDE_96 */
-	kind_of<16, 32, 8, 1, 32, 2, false>(), /* NARROW */
-	few_of<32>(),                          /* FEW */
-	few_of<64>(),                          /* FEW_DEEP */
-	kind_of<16, 64, 8, 1, 64, 2, true>(),  /* HOPPER_64 */
-	kind_of<8, 128, 4, 1, 64, 2, true>(),  /* HOPPER_128 */
-	kind_of<8, 96, 4, 1, 32, 3, true>(),   /* HOPPER_96 */
-	kind_of<8, 96, 4, 1, 64, 2, true>(),   /* HOPPER_96_DEEP */
+	kind_of<16, 64, 4, 2, 32, 2>(), /* WIDE */
+	kind_of<8, 96, 2, 2, 32, 3>(),  /* WIDE_96 */
+	kind_of<16, 32, 8, 1, 32, 2>(), /* NARROW */
+	few_of<32>(),                   /* FEW */
+	few_of<64>(),                   /* FEW_DEEP */
+	kind_of<16, 64, 4, 2, 64, 2>(), /* HOPPER_64 */
+	kind_of<8, 96, 2, 2, 64, 2>(),  /* HOPPER_96 */
+	kind_of<8, 128, 2, 4, 64, 2>(), /* HOPPER_128 */
+	kind_of<8, 192, 2, 4, 64, 1>(), /* HOPPER_192 */
 };
 
-/* By measure: SPEED.md. */
+/* By measure: SPEED.md. On Hopper what conv_sm90.cu wants to have packed. */
 static const tile_kind *kind_for(const struct conv_spec *s, int cc) {
-	bool hopper = cc == 90, deep = hopper && s->in % 64 == 0;
+	int columns = s->phases * s->out, per_pixel = s->kh * s->kw * s->out;
+	int patch = (FEW_HEIGHT - 1 + s->kh) * (TILE_WIDTH - 1 + s->kw);
 	if (s->stride > 1)
 		return &kinds[WIDE_96]; /* the patch is four times as big */
-	int columns = s->kh * s->kw * s->out, patch = (FEW_HEIGHT - 1 + s->kh) * (TILE_WIDTH - 1 + s->kw);
-	if (s->upsample == 1 && s->phases == 1 && columns < FEW_PITCH && patch <= FEW_PIXELS)
-		return &kinds[s->in % 64 == 0 && s->in * s->kt == 64 ? FEW_DEEP : FEW];
-	if (s->out <= 32)
+	if (s->upsample == 1 && s->phases == 1 && per_pixel < FEW_PITCH && patch <= FEW_PIXELS)
+		return &kinds[s->in == 64 && s->kt == 1 ? FEW_DEEP : FEW];
+	if (columns <= 32)
 		return &kinds[NARROW];
-	if (s->out % 96 == 0 && s->out % 64 != 0)
-		return &kinds[deep ? HOPPER_96_DEEP : hopper ? HOPPER_96 : WIDE_96];
-	if (!deep)
-		return &kinds[WIDE];
-	return &kinds[s->out % 128 == 0 && s->out >= 384 ? HOPPER_128 : HOPPER_64];
+	bool by_96 = columns % 96 == 0 && columns % 64 != 0;
+	if (cc != 90 || s->out % 8)
+		return &kinds[by_96 ? WIDE_96 : WIDE];
+	if (by_96)
+		return &kinds[HOPPER_96];
+	const char *v = getenv("CONV_WIDE");
+	int wide = v ? atoi(v) : 0;
+	if (columns % 192 == 0 && (wide != 128 || columns == 192))
+		return &kinds[HOPPER_192];
+	return &kinds[columns % 128 == 0 && columns > 128 ? HOPPER_128 : HOPPER_64];
 }
 
 /* Everything of the grid that the spec and the tile shape say, and shared memory. */
@@ -131,7 +136,7 @@ static void grid_fill(struct conv *c) {
 	*g = {};
 	g->in = s->in, g->out = s->out, g->kt = s->kt;
 	g->stride_t = s->stride_t, g->stride = s->stride;
-	g->phases = s->phases, g->up = s->upsample, g->relu = s->act == ACT_RELU;
+	g->phases = s->phases, g->columns = s->phases * s->out, g->up = s->upsample, g->relu = s->act == ACT_RELU;
 	for (int axis = 0; axis < 2; axis++) {
 		int taps = axis ? s->kw : s->kh, pad = axis ? s->pad_left : s->pad_top, most = 0;
 		for (int odd = 0; odd < 2; odd++) {
@@ -145,13 +150,13 @@ static void grid_fill(struct conv *c) {
 	}
 	const tile_kind *k = c->kind;
 	int taps = g->kh * g->kw;
-	g->column_tiles = (int)ceil_div(s->out, k->columns);
-	g->parts = s->phases * s->upsample * s->upsample;
+	g->column_tiles = (int)ceil_div(g->columns, k->columns);
+	g->parts = s->upsample * s->upsample;
 	g->chunks = (int)ceil_div(s->in, k->chunk);
 	g->patch_h = (k->height - 1) * s->stride + g->kh;
 	g->patch_w = (TILE_WIDTH - 1) * s->stride + g->kw;
 	g->patch_bytes = (int)ceil_div(g->patch_h * g->patch_w * k->chunk * 2, 128) * 128;
-	g->lead = (int)ceil_div(k->ahead, taps);
+	g->lead = (int)ceil_div(k->stages - 1, taps);
 	c->shared_bytes = (size_t)k->stages * k->columns * k->chunk * 2 + (size_t)(g->lead + 1) * g->patch_bytes;
 	if (k->few) { /* two in turn, or the only one; then a float for each tap of each pixel */
 		g->lead = s->kt * g->chunks > 1;
@@ -169,19 +174,18 @@ static void grid_fill(struct conv *c) {
 static std::vector<__nv_bfloat16> pack(const struct conv *c, const float *w) {
 	const conv_grid *g = &c->grid;
 	const tile_kind *k = c->kind;
-	int places = g->up * g->up;
 	size_t taps = (size_t)g->kh * g->kw, steps = k->few ? 1 : taps, row = g->kt * taps * g->in, block = (size_t)k->columns * k->chunk;
 	std::vector<__nv_bfloat16> packed(g->parts * g->column_tiles * g->kt * g->chunks * steps * block, __float2bfloat16(0.f));
 	std::vector<float> folded;
 	for (int part = 0; part < g->parts; part++) {
-		const float *from = w + (size_t)(part / places) * g->out * g->kt * c->spec.kh * c->spec.kw * g->in;
-		if (places > 1) {
-			int odd[2] = {part % places / 2, part % 2};
-			folded.assign(g->out * row, 0.f);
-			fold_place(folded.data(), from, (int64_t)g->out * g->kt, &c->spec, odd, g->kh, g->kw);
+		const float *from = w;
+		if (g->parts > 1) {
+			int odd[2] = {part / 2, part % 2};
+			folded.assign(g->columns * row, 0.f);
+			fold_place(folded.data(), w, (int64_t)g->columns * g->kt, &c->spec, odd, g->kh, g->kw);
 			from = folded.data();
 		}
-		for (size_t i = 0; i < g->out * row; i++) {
+		for (size_t i = 0; i < g->columns * row; i++) {
 			size_t o = i / row, dt = i / (taps * g->in) % g->kt, tap = i / g->in % taps, in = i % g->in;
 			if (k->few) {
 				o = tap * g->out + o;

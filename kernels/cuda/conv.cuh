@@ -8,24 +8,23 @@
  *	steps: for each time tap, for each CK channels (a patch), for each tap
  *
  * Over a doubled image each place of a 2x2 square is a convolution of its own on
- * the small image (kernels/fold.h), and phases are kernels of their own: both are
- * parts. History, padding, strides are arithmetic of the patch walk, which steps
+ * the small image (kernels/fold.h), a part. Phases are more columns. History, padding, strides are arithmetic of the patch walk, which steps
  * without dividing. Pixels of 2 * CK bytes are swizzled in columns of 16 bytes,
  * so that eight neighbours meet no bank twice. bf16 in, f32 sums, bf16 or f32
  * out. Portable: sm_89, sm_90, sm_120. */
 #pragma once
 #include "kernels/cuda/attention.cuh"
-#include "kernels/cuda/wgmma.cuh"
 
 #define TILE_WIDTH 16
 
 /* A call, by value. Rows and columns: of one part's output. */
 struct conv_grid {
 	int in, out, kt, kh, kw, stride_t, stride, phases, up;
+	int columns;               /* phases * out: phases lie side by side, they read the same */
 	bool relu;
 	int before[2][2];          /* [y, x][odd]: how far before its place a part's first tap lies */
 	int H, W, rows, cols;      /* input; output */
-	int tiles_y, tiles_x, column_tiles, parts;
+	int tiles_y, tiles_x, column_tiles, parts; /* parts: places of the square, 1 or 4 */
 	int chunks;                /* patches of CK channels a frame */
 	int patch_h, patch_w, patch_bytes;
 	int lead;                  /* patches loaded ahead; lead + 1 are held */
@@ -44,7 +43,7 @@ bool conv_flow(struct backend *be, struct tensor *y, const struct tensor *x, con
 
 /* What a block makes. */
 struct conv_tile {
-	int column, part, phase, odd_y, odd_x, frame, y, x; /* frame, y, x: in the part's output */
+	int column, part, odd_y, odd_x, frame, y, x; /* frame, y, x: in the part's output */
 };
 
 template <int TH, int BN> __host__ __device__ __forceinline__ conv_tile tile_of(const conv_grid &g, unsigned block) {
@@ -53,10 +52,8 @@ template <int TH, int BN> __host__ __device__ __forceinline__ conv_tile tile_of(
 	block /= (unsigned)g.column_tiles;
 	t.part = (int)(block % (unsigned)g.parts);
 	block /= (unsigned)g.parts;
-	int place = t.part % (g.up * g.up);
-	t.phase = t.part / (g.up * g.up);
-	t.odd_y = place / g.up;
-	t.odd_x = place % g.up;
+	t.odd_y = t.part / g.up;
+	t.odd_x = t.part % g.up;
 	t.x = (int)(block % (unsigned)g.tiles_x) * TILE_WIDTH;
 	block /= (unsigned)g.tiles_x;
 	t.y = (int)(block % (unsigned)g.tiles_y) * TH;
@@ -64,10 +61,14 @@ template <int TH, int BN> __host__ __device__ __forceinline__ conv_tile tile_of(
 	return t;
 }
 
-/* Pixel of the output image [frames * phases, rows * up, cols * up]. */
-__host__ __device__ __forceinline__ int64_t output_pixel(const conv_grid &g, const conv_tile &t, int row, int col) {
-	return (((int64_t)t.frame * g.phases + t.phase) * g.rows * g.up + (t.y + row) * g.up + t.odd_y) * g.cols * g.up +
-	       (t.x + col) * g.up + t.odd_x;
+/* Element of column `column` (of all phases) of the tile's pixel (row, col) in the
+ * output image [frames * phases, rows * up, cols * up, out]. */
+__host__ __device__ __forceinline__ int64_t output_at(const conv_grid &g, const conv_tile &t, int row, int col, int column) {
+	int phase = 0;
+	for (; column >= g.out; column -= g.out)
+		phase++;
+	int64_t line = ((int64_t)t.frame * g.phases + phase) * g.rows * g.up + (t.y + row) * g.up + t.odd_y;
+	return (line * g.cols * g.up + (t.x + col) * g.up + t.odd_x) * g.out + column;
 }
 
 /* Byte offset of 16-byte column `vec` of pixel (or weight row) i. */
@@ -92,17 +93,8 @@ __host__ __device__ __forceinline__ void patch_walk(const conv_grid &g, int firs
 	}
 }
 
-__device__ __forceinline__ void ldmatrix2(uint32_t r[2], uint32_t address) {
-	asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];\n" : "=r"(r[0]), "=r"(r[1]) : "r"(address));
-}
-
-/* WG: how tiles are multiplied, by Hopper's wgmma or by mma.sync. */
-template <int TH, int BN, int CK, bool WG> __host__ __device__ constexpr int conv_stages() {
-	return CK == 64 && !(WG && TH == 8) ? 3 : 4;
-}
-/* Steps that loads run ahead. wgmma reads weights until a step later: one stage more. */
-template <int TH, int BN, int CK, bool WG> __host__ __device__ constexpr int conv_ahead() {
-	return conv_stages<TH, BN, CK, WG>() - (WG ? 2 : 1);
+template <int CK> __host__ __device__ constexpr int conv_stages() {
+	return CK == 64 ? 3 : 4;
 }
 /* A row of the finished tile in shared memory: 16 bytes more than it needs, against bank conflicts. */
 template <int BN> __host__ __device__ constexpr int conv_pitch() {
@@ -111,19 +103,14 @@ template <int BN> __host__ __device__ constexpr int conv_pitch() {
 
 /* Step s of a block: weights of step s + AHEAD and, with the first tap of a patch,
  * the patch `lead` further are under way while step s is multiplied. */
-template <int TH, int BN, int WM, int WN, int CK, int BLOCKS, bool WG, typename Y>
+template <int TH, int BN, int WM, int WN, int CK, int BLOCKS, typename Y>
 __global__ void __launch_bounds__(WM *WN * 32, BLOCKS) conv_patch_kernel(Y *y, const __nv_bfloat16 *x,
 	const __nv_bfloat16 *history, const __nv_bfloat16 *w, const float *bias, const Y *skip,
 	const __grid_constant__ conv_grid g) {
 	constexpr int THREADS = WM * WN * 32, MI = TH / WM, NJ = BN / WN / 8, VECS = CK / 8;
-	constexpr int STAGES = conv_stages<TH, BN, CK, WG>(), AHEAD = conv_ahead<TH, BN, CK, WG>();
+	constexpr int STAGES = conv_stages<CK>(), AHEAD = STAGES - 1;
 	constexpr int B_BYTES = BN * CK * 2, PITCH = conv_pitch<BN>();
-	static_assert(TH % WM == 0 && BN % (WN * 8) == 0 && (NJ == 1 || NJ % 2 == 0), "tile shape");
-	static_assert(!WG || (WM % 4 == 0 && WN == 1), "wgmma: four warps of rows");
-#if !WGMMA
-	if (WG)
-		return;
-#endif
+	static_assert(TH % WM == 0 && BN % (WN * 16) == 0, "tile shape");
 	extern __shared__ __align__(1024) char conv_shared[];
 	char *const shared = conv_shared;
 	char *const a = shared + STAGES * B_BYTES;
@@ -177,23 +164,17 @@ __global__ void __launch_bounds__(WM *WN * 32, BLOCKS) conv_patch_kernel(Y *y, c
 		copy_commit();
 	}
 
-	/* Fragment i is row row0 + i * rows of the tile: 16 pixels. */
-	constexpr int ROWS = WG ? 4 : 1;
-	const int row0 = WG ? (warp >> 2) * MI * 4 + (warp & 3) : wm * MI;
-	const int pixel = (row0 * g.patch_w + (lane & 15)) * g.stride, below = ROWS * g.patch_w * g.stride, high = lane >> 4;
-	uint32_t fb_at[NJ > 1 ? NJ / 2 : 1];
+	/* Fragment i is row row0 + i of the tile: 16 pixels. */
+	const int row0 = wm * MI, pixel = (row0 * g.patch_w + (lane & 15)) * g.stride, below = g.patch_w * g.stride, high = lane >> 4;
+	uint32_t fb_at[NJ / 2];
 #pragma unroll
-	for (int j = 0; j < (NJ > 1 ? NJ / 2 : 1); j++)
-		fb_at[j] = pixel_at<CK>(wn * (BN / WN) + j * 16 + (lane & 7) + (NJ > 1 ? (lane >> 4) << 3 : 0), (lane >> 3) & 1);
+	for (int j = 0; j < (NJ / 2); j++)
+		fb_at[j] = pixel_at<CK>(wn * (BN / WN) + j * 16 + (lane & 7) + ((lane >> 4) << 3), (lane >> 3) & 1);
 	const uint32_t a_base = smem_address(a), b_base = smem_address(shared);
 	float acc[MI][NJ][4] = {};
 	int patch = 0, stage = 0, in_patch = 0, dx = 0, dy = 0;
 	for (int s = 0; s < steps; s++) {
 		copy_wait<AHEAD - 1>();
-#if WGMMA
-		if (WG)
-			fence_async();
-#endif
 		__syncthreads();
 		if (dx == 0 && dy == 0 && patch + g.lead < patches)
 			load_patch();
@@ -206,48 +187,21 @@ __global__ void __launch_bounds__(WM *WN * 32, BLOCKS) conv_patch_kernel(Y *y, c
 #pragma unroll
 		for (int i = 0; i < MI; i++)
 			fa_at[i] = ta + pixel_at<CK>(first + i * below, high);
-		if constexpr (WG) {
-#if WGMMA
-			const uint64_t tile = wgmma_tile<CK * 2>(tb);
-			uint32_t fa[2][MI][4];
+#pragma unroll
+		for (int kk = 0; kk < CK / 16; kk++) {
+			uint32_t fa[MI][4], fb[NJ / 2][4];
+#pragma unroll
+			for (int j = 0; j < (NJ / 2); j++) {
+				ldmatrix4(fb[j], tb + (fb_at[j] ^ (kk << 5)));
+			}
 #pragma unroll
 			for (int i = 0; i < MI; i++)
-				ldmatrix4(fa[0][i], fa_at[i]);
+				ldmatrix4(fa[i], fa_at[i] ^ (kk << 5));
 #pragma unroll
-			for (int kk = 0; kk < CK / 16; kk++) {
-				wgmma_fence();
+			for (int i = 0; i < MI; i++) {
 #pragma unroll
-				for (int i = 0; i < MI; i++)
-					wgmma_bf16<NJ>(acc[i], fa[kk & 1][i], tile + kk * 2);
-				wgmma_commit();
-				wgmma_wait<1>();
-				if (kk + 1 < CK / 16) {
-#pragma unroll
-					for (int i = 0; i < MI; i++)
-						ldmatrix4(fa[(kk + 1) & 1][i], fa_at[i] ^ ((kk + 1) << 5));
-				}
-			}
-#endif
-		} else {
-#pragma unroll
-			for (int kk = 0; kk < CK / 16; kk++) {
-				uint32_t fa[MI][4], fb[NJ > 1 ? NJ / 2 : 1][4];
-#pragma unroll
-				for (int j = 0; j < (NJ > 1 ? NJ / 2 : 1); j++) {
-					if (NJ > 1)
-						ldmatrix4(fb[j], tb + (fb_at[j] ^ (kk << 5)));
-					else
-						ldmatrix2(fb[j], tb + (fb_at[j] ^ (kk << 5)));
-				}
-#pragma unroll
-				for (int i = 0; i < MI; i++)
-					ldmatrix4(fa[i], fa_at[i] ^ (kk << 5));
-#pragma unroll
-				for (int i = 0; i < MI; i++) {
-#pragma unroll
-					for (int j = 0; j < NJ; j++)
-						mma_bf16(acc[i][j], fa[i], fb[j >> 1][(j & 1) * 2], fb[j >> 1][(j & 1) * 2 + 1]);
-				}
+				for (int j = 0; j < NJ; j++)
+					mma_bf16(acc[i][j], fa[i], fb[j >> 1][(j & 1) * 2], fb[j >> 1][(j & 1) * 2 + 1]);
 			}
 		}
 		stage = stage == STAGES - 1 ? 0 : stage + 1;
@@ -261,20 +215,16 @@ __global__ void __launch_bounds__(WM *WN * 32, BLOCKS) conv_patch_kernel(Y *y, c
 		}
 	}
 	copy_wait<0>();
-#if WGMMA
-	if (WG)
-		wgmma_wait<0>();
-#endif
 	__syncthreads();
 
 	/* This lane's two channels of fragment j, two rows of pixels a fragment i. */
-	const int channel = wn * (BN / WN) + (lane & 3) * 2, bias_at = t.phase * g.out + t.column + channel;
+	const int channel = wn * (BN / WN) + (lane & 3) * 2, bias_at = t.column + channel;
 	const bool whole = sizeof(Y) == 2 && g.out % 8 == 0;
 	auto each_vector = [&](auto f) {
 		for (int e = thread; e < TH * TILE_WIDTH * (BN / 8); e += THREADS) {
 			int p = e / (BN / 8), v = e % (BN / 8), row = p / TILE_WIDTH, col = p % TILE_WIDTH;
-			if (t.y + row < g.rows && t.x + col < g.cols && t.column + v * 8 < g.out)
-				f(shared + p * PITCH + v * 16, output_pixel(g, t, row, col) * g.out + t.column + v * 8);
+			if (t.y + row < g.rows && t.x + col < g.cols && t.column + v * 8 < g.columns)
+				f(shared + p * PITCH + v * 16, output_at(g, t, row, col, t.column + v * 8));
 		}
 	};
 	if (whole && skip) {
@@ -288,14 +238,14 @@ __global__ void __launch_bounds__(WM *WN * 32, BLOCKS) conv_patch_kernel(Y *y, c
 		float b[2] = {0.f, 0.f};
 #pragma unroll
 		for (int e = 0; e < 2; e++) {
-			if (bias && t.column + channel + j * 8 + e < g.out)
+			if (bias && t.column + channel + j * 8 + e < g.columns)
 				b[e] = bias[bias_at + j * 8 + e];
 		}
 #pragma unroll
 		for (int i = 0; i < MI; i++) {
 #pragma unroll
 			for (int half = 0; half < 2; half++) {
-				const int row = row0 + i * ROWS, col = (lane >> 2) + half * 8;
+				const int row = row0 + i, col = (lane >> 2) + half * 8;
 				float v[2] = {acc[i][j][half * 2] + b[0], acc[i][j][half * 2 + 1] + b[1]};
 				if (whole) {
 					uint32_t *at = (uint32_t *)(shared + (row * TILE_WIDTH + col) * PITCH + (channel + j * 8) * 2);
@@ -314,9 +264,9 @@ __global__ void __launch_bounds__(WM *WN * 32, BLOCKS) conv_patch_kernel(Y *y, c
 #pragma unroll
 				for (int e = 0; e < 2; e++) {
 					int o = t.column + channel + j * 8 + e;
-					if (t.y + row >= g.rows || t.x + col >= g.cols || o >= g.out)
+					if (t.y + row >= g.rows || t.x + col >= g.cols || o >= g.columns)
 						continue;
-					int64_t at = output_pixel(g, t, row, col) * g.out + o;
+					int64_t at = output_at(g, t, row, col, o);
 					float r = skip ? v[e] + to_float(skip[at]) : v[e];
 					y[at] = from_float<Y>(g.relu ? fmaxf(r, 0.f) : r);
 				}

@@ -2,19 +2,20 @@
 /* The convolution to few channels, RGB: here taps are columns. Every pixel of a
  * patch is multiplied once by the weights of all taps, [taps * out, in], and an
  * output sums what its neighbours have for it; the plain way would read the patch
- * once a tap for a handful of columns. 16 x 16 outputs a block, bf16 mma.sync, f32
+ * once a tap for a handful of columns. 8 x 16 outputs a block, bf16 mma.sync, f32
  * sums. Bound by memory. */
 #pragma once
 #include "kernels/cuda/conv.cuh"
 
-#define FEW_HEIGHT 16
+#define FEW_HEIGHT 8
+#define FEW_THREADS 128
 #define FEW_COLUMNS 32
 #define FEW_PITCH 29   /* floats a pixel: odd, so that neighbours lie in different banks; the most columns is one less */
-#define FEW_PIXELS 384 /* of a patch at most: 3 fragments of 16 for each of 8 warps */
+#define FEW_PIXELS 192 /* of a patch at most: 3 fragments of 16 for each of 4 warps */
 
 /* Weights: [kt, chunks, 32 rows (tap * out + o), CK], swizzled as pixels are. g.lead + 1 patches are held. */
 template <int CK, typename Y>
-__global__ void __launch_bounds__(256, 3) conv_few_kernel(Y *y, const __nv_bfloat16 *x, const __nv_bfloat16 *history,
+__global__ void __launch_bounds__(FEW_THREADS, 6) conv_few_kernel(Y *y, const __nv_bfloat16 *x, const __nv_bfloat16 *history,
 	const __nv_bfloat16 *w, const float *bias, const Y *skip, const __grid_constant__ conv_grid g) {
 	constexpr int VECS = CK / 8, B_BYTES = FEW_COLUMNS * CK * 2;
 	extern __shared__ __align__(1024) char conv_shared[];
@@ -31,12 +32,13 @@ __global__ void __launch_bounds__(256, 3) conv_few_kernel(Y *y, const __nv_bfloa
 		const int c = chunk * CK + vec * 8;
 		const __nv_bfloat16 *from = (frame < 0 ? history + (frame + g.kt - 1) * plane : x + frame * plane) + c;
 		char *to = patches + slot * g.patch_bytes;
-		patch_walk<256 / VECS>(g, thread / VECS, t.y - g.before[0][0], t.x - g.before[1][0], [&](int i, int offset) {
+		patch_walk<FEW_THREADS / VECS>(g, thread / VECS, t.y - g.before[0][0], t.x - g.before[1][0], [&](int i, int offset) {
 			bool ok = offset >= 0 && c < g.in;
 			copy16(to + pixel_at<CK>(i, vec), ok ? from + (int64_t)offset * g.in : x, ok);
 		});
-		if (thread * 16 < B_BYTES)
-			copy16(weights + slot * B_BYTES + thread * 16, from_weights + thread * 16, true);
+#pragma unroll
+		for (int i = thread * 16; i < B_BYTES; i += FEW_THREADS * 16)
+			copy16(weights + slot * B_BYTES + i, from_weights + i, true);
 		from_weights += B_BYTES;
 		if (++chunk == g.chunks) {
 			chunk = 0;
@@ -63,7 +65,7 @@ __global__ void __launch_bounds__(256, 3) conv_few_kernel(Y *y, const __nv_bfloa
 #pragma unroll
 			for (int i = 0; i < 3; i++) {
 				uint32_t fa[4];
-				ldmatrix4(fa, ta + pixel_at<CK>(min((i * 8 + warp) * 16 + (lane & 15), pixels - 1), kk * 2 + (lane >> 4)));
+				ldmatrix4(fa, ta + pixel_at<CK>(min((i * 4 + warp) * 16 + (lane & 15), pixels - 1), kk * 2 + (lane >> 4)));
 #pragma unroll
 				for (int j = 0; j < 4; j++)
 					mma_bf16(acc[i][j], fa, fb[j >> 1][(j & 1) * 2], fb[j >> 1][(j & 1) * 2 + 1]);
@@ -81,7 +83,7 @@ __global__ void __launch_bounds__(256, 3) conv_few_kernel(Y *y, const __nv_bfloa
 		for (int j = 0; j < 4; j++) {
 #pragma unroll
 			for (int e = 0; e < 4; e++) {
-				int pixel = (i * 8 + warp) * 16 + (lane >> 2) + (e >> 1) * 8, column = j * 8 + (lane & 3) * 2 + (e & 1);
+				int pixel = (i * 4 + warp) * 16 + (lane >> 2) + (e >> 1) * 8, column = j * 8 + (lane & 3) * 2 + (e & 1);
 				if (pixel < pixels && column < columns)
 					parts[pixel * FEW_PITCH + column] = acc[i][j][e];
 			}
@@ -91,7 +93,7 @@ __global__ void __launch_bounds__(256, 3) conv_few_kernel(Y *y, const __nv_bfloa
 	const int row = thread >> 4, col = thread & 15;
 	if (t.y + row >= g.rows || t.x + col >= g.cols)
 		return;
-	const int64_t at = output_pixel(g, t, row, col) * g.out;
+	const int64_t at = output_at(g, t, row, col, 0);
 	for (int o = 0; o < g.out; o++) {
 		float sum = bias ? bias[o] : 0.f;
 		for (int dy = 0; dy < g.kh; dy++) {

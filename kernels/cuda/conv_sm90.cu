@@ -10,13 +10,13 @@ template <int TH, int BN, int GROUPS, int CK, int STAGES, int BLOCKS, int MORE> 
 	return {TH, BN, flow_threads<GROUPS, MORE>(), CK, STAGES,
 		(const void *)conv_flow_kernel<TH, BN, GROUPS, CK, STAGES, BLOCKS, MORE>};
 }
-enum { FLOW_64, FLOW_128, FLOW_128_FEW, FLOW_96, FLOW_96_DEEP };
+enum { FLOW_64, FLOW_96, FLOW_128, FLOW_128_FEW, FLOW_192 };
 static const flow_shape shapes[] = {
 	shape_of<8, 64, 1, 64, 3, 3, 0>(),    /* FLOW_64 */
+	shape_of<8, 96, 1, 64, 4, 2, 208>(),  /* FLOW_96 */
 	shape_of<8, 128, 1, 64, 4, 2, 208>(), /* FLOW_128 */
 	shape_of<8, 128, 2, 64, 4, 1, 0>(),   /* FLOW_128_FEW */
-	shape_of<8, 96, 1, 32, 8, 2, 0>(),    /* FLOW_96 */
-	shape_of<8, 96, 1, 64, 4, 2, 0>(),    /* FLOW_96_DEEP */
+	shape_of<8, 192, 2, 64, 4, 1, 216>(), /* FLOW_192 */
 };
 
 static PFN_cuTensorMapEncodeTiled_v12000 encoder(void) {
@@ -41,13 +41,15 @@ static bool map_make(CUtensorMap *map, const struct tensor *x, const conv_grid *
 }
 
 /* By measure: SPEED.md. Few tiles: one block a processor, with twice the warps. */
-static const flow_shape *shape_for(int columns, int chunk, int64_t tiles_128, int processors) {
+static const flow_shape *shape_for(int columns, int64_t tiles_128, int processors) {
 	if (columns == 64)
 		return &shapes[FLOW_64];
 	if (columns == 128)
 		return &shapes[tiles_128 <= processors ? FLOW_128_FEW : FLOW_128];
 	if (columns == 96)
-		return &shapes[chunk == 32 ? FLOW_96 : FLOW_96_DEEP];
+		return &shapes[FLOW_96];
+	if (columns == 192)
+		return &shapes[FLOW_192];
 	return nullptr;
 }
 
@@ -58,7 +60,7 @@ bool conv_flow(struct backend *be, struct tensor *y, const struct tensor *x, con
 	if (cuda_of(be)->cc != 90 || y->dtype != DTYPE_BF16 || g->out % 8 || g->stride != 1 || g->in % 8)
 		return false;
 	int64_t halves = y->dim[0] / g->phases * ceil_div(g->rows, 8) * ceil_div(g->cols, TILE_WIDTH) * g->parts * g->column_tiles;
-	const flow_shape *s = shape_for(c->columns, c->chunk, halves, cuda_of(be)->processors);
+	const flow_shape *s = shape_for(c->columns, halves, cuda_of(be)->processors);
 	if (!s || s->chunk != c->chunk)
 		return false;
 	int taps = g->kh * g->kw;
@@ -70,7 +72,7 @@ bool conv_flow(struct backend *be, struct tensor *y, const struct tensor *x, con
 	f.tiles = y->dim[0] / g->phases * g->tiles_y * g->tiles_x * g->parts * g->column_tiles;
 	size_t bytes = (size_t)f.patches * g->patch_bytes + (size_t)s->stages * s->columns * s->chunk * 2 +
 		(2 * FLOW_PATCHES_MAX + 2 * s->stages) * 8;
-	if (bytes > (227 << 10) || f.tiles > INT32_MAX)
+	if (bytes > (227 << 10) || f.tiles > INT32_MAX || tensor_count(y) > INT32_MAX)
 		return false;
 	CUtensorMap image, past;
 	if (!map_make(&image, x, g, c->chunk) || !map_make(&past, history ? history : x, g, c->chunk))

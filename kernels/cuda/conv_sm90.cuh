@@ -12,6 +12,7 @@
 #include <cudaTypedefs.h>
 
 #include "kernels/cuda/conv.cuh"
+#include "kernels/cuda/wgmma.cuh"
 
 #define FLOW_PATCHES_MAX 3
 
@@ -62,6 +63,21 @@ struct flow_ring {
 	}
 	__device__ __forceinline__ void wait_empty() const {
 		barrier_wait(empty + at * 8, phase ^ 1);
+	}
+};
+
+/* What column `column` of all phases adds to an element of the first phase's channel 0. */
+__device__ __forceinline__ int column_at(const conv_grid &g, int column) {
+	int at = column;
+	for (int c = column; c >= g.out; c -= g.out)
+		at += (g.rows * g.cols * g.up * g.up - 1) * g.out;
+	return at;
+}
+
+/* Products of 16 channels in a step, as a type. */
+template <int N> struct flow_depth {
+	__device__ constexpr int operator()() const {
+		return N;
 	}
 };
 
@@ -171,49 +187,59 @@ __global__ void __launch_bounds__(flow_threads<GROUPS, MORE>(), BLOCKS) conv_flo
 	/* Fragment i is row row0 + 4 i of the tile: 16 pixels. */
 	const int row0 = (warp >> 2) * MI * 4 + (warp & 3);
 	const int pixel = row0 * g.patch_w + (lane & 15), below = 4 * g.patch_w, high = lane >> 4;
+	const bool whole_end = (g.in - 1) % CK >= CK / 2; /* else half of the last chunk is empty */
 	for (int64_t tile = blockIdx.x; tile < flow.tiles; tile += gridDim.x) {
 		const conv_tile t = tile_of<TH, BN>(g, (unsigned)tile);
 		int skipped;
 		first_frame(g, t, history, &skipped);
 		float acc[MI][NJ][4] = {};
 		int used = -1; /* slot of weights that products in flight read */
-		for (int p = (g.kt - skipped) * g.chunks; p > 0; p--) {
-			patch.wait_full();
-			const uint32_t ta = patches_at + patch.at * g.patch_bytes;
-			int dx = 0, offset = pixel;
-			for (int tap = 0; tap < taps; tap++) {
-				uint32_t fa_at[MI], fa[2][MI][4];
+		int chunk = 0, at = 0, dx = 0;
+		auto step = [&](auto depth) {
+			uint32_t fa_at[MI], fa[2][MI][4];
 #pragma unroll
-				for (int i = 0; i < MI; i++) {
-					fa_at[i] = ta + pixel_at<CK>(offset + i * below, high);
-					ldmatrix4(fa[0][i], fa_at[i]);
-				}
-				weight.wait_full();
-				const uint64_t b = wgmma_tile<CK * 2>(weights_at + weight.at * B_BYTES);
+			for (int i = 0; i < MI; i++) {
+				fa_at[i] = patches_at + patch.at * g.patch_bytes + pixel_at<CK>(at + i * below, high);
+				ldmatrix4(fa[0][i], fa_at[i]);
+			}
+			weight.wait_full();
+			const uint64_t b = wgmma_tile<CK * 2>(weights_at + weight.at * B_BYTES);
 #pragma unroll
-				for (int kk = 0; kk < CK / 16; kk++) {
-					wgmma_fence();
+			for (int kk = 0; kk < depth(); kk++) {
+				wgmma_fence();
+#pragma unroll
+				for (int i = 0; i < MI; i++)
+					wgmma_bf16<NJ>(acc[i], fa[kk & 1][i], b + kk * 2);
+				wgmma_commit();
+				wgmma_wait<1>();
+				if (kk == 0 && used >= 0 && lane == 0)
+					barrier_arrive(weight.empty + used * 8);
+				if (kk + 1 < depth()) {
 #pragma unroll
 					for (int i = 0; i < MI; i++)
-						wgmma_bf16<NJ>(acc[i], fa[kk & 1][i], b + kk * 2);
-					wgmma_commit();
-					wgmma_wait<1>();
-					if (kk == 0 && used >= 0 && lane == 0)
-						barrier_arrive(weight.empty + used * 8);
-					if (kk + 1 < CK / 16) {
-#pragma unroll
-						for (int i = 0; i < MI; i++)
-							ldmatrix4(fa[(kk + 1) & 1][i], fa_at[i] ^ ((kk + 1) << 5));
-					}
-				}
-				used = weight.at;
-				weight.next();
-				offset++;
-				if (++dx == g.kw) {
-					dx = 0;
-					offset += g.patch_w - g.kw;
+						ldmatrix4(fa[(kk + 1) & 1][i], fa_at[i] ^ ((kk + 1) << 5));
 				}
 			}
+			used = weight.at;
+			weight.next();
+			at++;
+			if (++dx == g.kw) {
+				dx = 0;
+				at += g.patch_w - g.kw;
+			}
+		};
+		for (int p = (g.kt - skipped) * g.chunks; p > 0; p--) {
+			patch.wait_full();
+			at = pixel;
+			if (++chunk < g.chunks || whole_end) {
+				for (int tap = 0; tap < taps; tap++)
+					step(flow_depth<CK / 16>{});
+			} else {
+				for (int tap = 0; tap < taps; tap++)
+					step(flow_depth<CK / 32>{});
+			}
+			if (chunk == g.chunks)
+				chunk = 0;
 			if (lane == 0)
 				barrier_arrive(patch.empty + patch.at * 8);
 			patch.next();
@@ -222,42 +248,40 @@ __global__ void __launch_bounds__(flow_threads<GROUPS, MORE>(), BLOCKS) conv_flo
 		if (lane == 0)
 			barrier_arrive(weight.empty + used * 8);
 
-		/* Lane's channels: two of each fragment before, eight of every fourth after the exchange. */
-		const int quad = lane & 3;
+		/* A quad's lanes exchange channels: of two in each of four fragments each gets eight of one. */
+		int late = lane; /* opaque: what follows is not worth registers in the loop */
+		asm volatile("" : "+r"(late));
+		const int quad = late & 3, across = late >> 2;
+		const int corner = (int)output_at(g, t, row0, across, 0), line = 4 * g.up * g.up * g.cols * g.out, eight = 8 * g.up * g.out;
 #pragma unroll
 		for (int j = 0; j < NJ; j += 4) {
-			float b[4][2] = {};
+			float2 b[4];
 #pragma unroll
 			for (int e = 0; e < 4; e++) {
-				int o = t.column + (j + e) * 8 + quad * 2;
-				if (bias && o < g.out) { /* out is even */
-					float2 v = *(const float2 *)(bias + t.phase * g.out + o);
-					b[e][0] = v.x, b[e][1] = v.y;
-				}
+				int column = t.column + (j + e) * 8 + quad * 2; /* columns are even */
+				b[e] = bias && column < g.columns ? *(const float2 *)(bias + column) : make_float2(0.f, 0.f);
 			}
+			const int first = corner + column_at(g, t.column + (j + quad) * 8);
+			const bool column_ok = t.column + (j + quad) * 8 < g.columns;
 #pragma unroll
-			for (int i = 0; i < MI; i++) {
-#pragma unroll
-				for (int half = 0; half < 2; half++) {
-					const int row = row0 + 4 * i, col = (lane >> 2) + half * 8, o = t.column + (j + quad) * 8;
-					const bool ok = t.y + row < g.rows && t.x + col < g.cols && o < g.out;
-					const int64_t at = output_pixel(g, t, row, col) * g.out + o;
-					uint32_t v[4], s[4] = {0, 0, 0, 0};
-					if (skip) {
-						if (ok)
-							*(uint4 *)s = *(const uint4 *)(skip + at);
-						quad_transpose(s, lane);
-					}
-#pragma unroll
-					for (int e = 0; e < 4; e++) {
-						float2 add = __bfloat1622float2(*(__nv_bfloat162 *)&s[e]);
-						float lo = acc[i][j + e][half * 2] + b[e][0] + add.x, hi = acc[i][j + e][half * 2 + 1] + b[e][1] + add.y;
-						v[e] = g.relu ? pack_bf16(fmaxf(lo, 0.f), fmaxf(hi, 0.f)) : pack_bf16(lo, hi);
-					}
-					quad_transpose(v, lane);
+			for (int n = 0; n < MI * 2; n++) {
+				const int i = n >> 1, half = n & 1, at = first + i * line + half * eight;
+				const bool ok = column_ok && t.y + row0 + 4 * i < g.rows && t.x + across + half * 8 < g.cols;
+				uint32_t v[4], s[4] = {0, 0, 0, 0};
+				if (skip) {
 					if (ok)
-						*(uint4 *)(y + at) = make_uint4(v[0], v[1], v[2], v[3]);
+						*(uint4 *)s = *(const uint4 *)(skip + at);
+					quad_transpose(s, late);
 				}
+#pragma unroll
+				for (int e = 0; e < 4; e++) {
+					float2 d = __bfloat1622float2(*(__nv_bfloat162 *)&s[e]);
+					float lo = acc[i][j + e][half * 2] + b[e].x + d.x, hi = acc[i][j + e][half * 2 + 1] + b[e].y + d.y;
+					v[e] = g.relu ? pack_bf16(fmaxf(lo, 0.f), fmaxf(hi, 0.f)) : pack_bf16(lo, hi);
+				}
+				quad_transpose(v, late);
+				if (ok)
+					*(uint4 *)(y + at) = make_uint4(v[0], v[1], v[2], v[3]);
 			}
 		}
 	}

@@ -88,7 +88,7 @@ template <int V>
 __global__ void __launch_bounds__(THREADS) channel_norm_vectors_kernel(uint4 *y, const uint4 *x, const float *g,
 	int64_t pixels, int lanes, int act) {
 	int lane = threadIdx.x & (lanes - 1), vectors = V * lanes;
-	int64_t step = (int64_t)gridDim.x * THREADS / lanes;
+	int64_t step = (int64_t)gridDim.x * (THREADS / lanes);
 	float gain[V][8], root = sqrtf(8.f * vectors);
 #pragma unroll
 	for (int i = 0; i < V; i++) {
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(THREADS) channel_norm_vectors_kernel(uint4 *y,
 		for (int e = 0; e < 8; e++)
 			gain[i][e] = g[(i * lanes + lane) * 8 + e];
 	}
-	for (int64_t base = (int64_t)blockIdx.x * THREADS / lanes; base < pixels; base += step) {
+	for (int64_t base = (int64_t)blockIdx.x * (THREADS / lanes); base < pixels; base += step) {
 		int64_t pixel = base + threadIdx.x / lanes; /* whole warps stay together */
 		bool ok = pixel < pixels;
 		uint4 raw[V];
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(THREADS) channel_norm_vectors_kernel(uint4 *y,
 		}
 		for (int o = lanes >> 1; o > 0; o >>= 1)
 			sum += __shfl_xor_sync(~0u, sum, o);
-		float r = root / fmaxf(sqrtf(sum), 1e-12f);
+		float r = root * rsqrtf(fmaxf(sum, 1e-24f));
 #pragma unroll
 		for (int i = 0; i < V; i++) {
 			__nv_bfloat162 *pair = (__nv_bfloat162 *)&raw[i];
