@@ -122,9 +122,7 @@ static const tile_kind *kind_for(const struct conv_spec *s, int cc) {
 		return &kinds[by_96 ? WIDE_96 : WIDE];
 	if (by_96)
 		return &kinds[HOPPER_96];
-	const char *v = getenv("CONV_WIDE");
-	int wide = v ? atoi(v) : 0;
-	if (columns % 192 == 0 && (wide != 128 || columns == 192))
+	if (columns % 192 == 0)
 		return &kinds[HOPPER_192];
 	return &kinds[columns % 128 == 0 && columns > 128 ? HOPPER_128 : HOPPER_64];
 }
