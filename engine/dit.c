@@ -110,6 +110,7 @@ struct dit_text {
 	int last_repeats; /* for how many the last row stands */
 	struct {
 		struct tensor k, v; /* [text_len, d]; the first m rows count */
+		struct tensor scale; /* [2] f32, of the codes that v can give; fp8 only */
 	} layer[];
 };
 
@@ -122,6 +123,8 @@ struct dit_text *dit_text_create(const struct dit *d, struct arena *a, struct er
 	for (int l = 0; l < d->c.layers; l++) {
 		t->layer[l].k = arena_2d(a, d->act, d->c.text_len, d->c.dim);
 		t->layer[l].v = arena_2d(a, d->act, d->c.text_len, d->c.dim);
+		if (d->input == DTYPE_FP8_E4M3)
+			t->layer[l].scale = arena_tensor(a, DTYPE_F32, 1, (int64_t[]){2});
 	}
 	return t;
 }
@@ -134,7 +137,6 @@ struct text_work {
 	struct tensor padded; /* [m, text_dim] */
 	struct tensor hidden; /* [m, d] */
 	struct tensor context; /* [m, d] */
-	struct tensor input; /* [m, d], the context as a block's linear takes it */
 };
 
 static struct text_work text_work_carve(const struct dit *d, int rows, struct arena *a) {
@@ -142,7 +144,6 @@ static struct text_work text_work_carve(const struct dit *d, int rows, struct ar
 		.padded = arena_2d(a, DTYPE_F32, rows, d->c.text_dim),
 		.hidden = arena_2d(a, d->act, rows, d->c.dim),
 		.context = arena_2d(a, d->act, rows, d->c.dim),
-		.input = arena_2d(a, d->input, rows, d->c.dim),
 	};
 }
 
@@ -167,13 +168,14 @@ void dit_text_set(const struct dit *d, struct dit_text *t, const struct tensor *
 	ops->convert(d->be, &real, context);
 	ops->linear(d->be, &w.hidden, &w.padded, d->text_in, ACT_GELU_TANH);
 	ops->linear(d->be, &w.context, &w.hidden, d->text_out, ACT_NONE);
-	ops->convert(d->be, &w.input, &w.context);
 	for (int l = 0; l < d->c.layers; l++) {
 		struct tensor k = tensor_rows(t->layer[l].k, 0, t->rows);
 		struct tensor v = tensor_rows(t->layer[l].v, 0, t->rows);
-		ops->linear(d->be, &k, &w.input, d->layer[l].cross_k, ACT_NONE);
+		ops->linear(d->be, &k, &w.context, d->layer[l].cross_k, ACT_NONE);
 		ops->rms_norm(d->be, &k, &k, &d->layer[l].cross_norm_k, d->c.eps);
-		ops->linear(d->be, &v, &w.input, d->layer[l].cross_v, ACT_NONE);
+		ops->linear(d->be, &v, &w.context, d->layer[l].cross_v, ACT_NONE);
+		if (t->layer[l].scale.data)
+			ops->code_scale(d->be, &t->layer[l].scale, &v);
 	}
 	arena_reset(scratch, mark);
 }
@@ -327,6 +329,16 @@ static const struct norm_args *head_entry(const struct dit *d, struct entry *e, 
 		d, e, tensor_rows(rows, MOD_HEAD_SHIFT, 1), tensor_rows(rows, MOD_HEAD_SCALE, 1));
 }
 
+/* t with the scale of these codes, if it is codes. */
+static struct tensor coded(const struct dit *d, struct tensor t, int timestep, int l, int codes) {
+	if (t.dtype != DTYPE_FP8_E4M3)
+		return t;
+	int64_t at = ((int64_t)timestep * d->c.layers + l) * CODES_COUNT + codes;
+	t.scale = (float *)d->code_scale.data + at * CODE_SCALE_STRIDE;
+	t.one_scale = true;
+	return t;
+}
+
 static void self_attention(const struct dit *d, const struct dit_pass *pass, int l, int timestep,
 	struct work *w, bool keys_only) {
 	const struct ops *ops = d->ops;
@@ -339,8 +351,11 @@ static void self_attention(const struct dit *d, const struct dit_pass *pass, int
 	struct tensor q =
 		tensor_3d(w->q.data, w->q.dtype, w->q.dim[0], d->c.heads, d->c.dim / d->c.heads);
 	bool scored = t->plan.kind == SPARSITY_SCORED;
+	struct tensor in = coded(d, w->y, timestep, l, CODES_SA),
+		      out = coded(d, w->y, timestep, l, CODES_O),
+		      next = coded(d, w->y, timestep, l, CODES_CROSS);
 
-	ops->linear(d->be, &w->qkv, &w->y, layer->qkv, ACT_NONE);
+	ops->linear(d->be, &w->qkv, &in, layer->qkv, ACT_NONE);
 	ops->qk_norm_rope_write(d->be, &q, scored && !keys_only ? &w->q_mean : NULL, &slot, &w->qkv,
 		&layer->norm_q, &layer->norm_k, &rope, d->c.eps);
 	if (keys_only)
@@ -355,8 +370,8 @@ static void self_attention(const struct dit *d, const struct dit_pass *pass, int
 	if (scored)
 		ops->select_blocks(d->be, &list, &w->q_mean, spans, n_spans, &t->plan.select);
 	ops->attention(
-		d->be, &w->y, &q, spans, n_spans, t->plan.kind == SPARSITY_DENSE ? NULL : &list);
-	ops->linear_residual_norm(d->be, &w->y, &w->x, &w->y, layer->o, &gate,
+		d->be, &out, &q, spans, n_spans, t->plan.kind == SPARSITY_DENSE ? NULL : &list);
+	ops->linear_residual_norm(d->be, &next, &w->x, &out, layer->o, &gate,
 		entry_of(d, &cross, layer->norm3_shift, layer->norm3_scale));
 }
 
@@ -371,10 +386,16 @@ static void cross_attention(
 		.last_repeats = text->last_repeats,
 	};
 	struct entry ff;
-	ops->linear(d->be, &w->q, &w->y, layer->cross_q, ACT_NONE);
+	struct tensor in = coded(d, w->y, timestep, l, CODES_CROSS), out = w->y,
+		      next = coded(d, w->y, timestep, l, CODES_FF);
+	if (text->layer[l].scale.data) {
+		out.scale = text->layer[l].scale.data;
+		out.one_scale = true;
+	}
+	ops->linear(d->be, &w->q, &in, layer->cross_q, ACT_NONE);
 	ops->rms_norm(d->be, &w->q, &w->q, &layer->cross_norm_q, d->c.eps);
-	ops->sdpa(d->be, &w->y, &w->q, &k, &v, d->c.heads, &args);
-	ops->linear_residual_norm(d->be, &w->y, &w->x, &w->y, layer->cross_o, NULL,
+	ops->sdpa(d->be, &out, &w->q, &k, &v, d->c.heads, &args);
+	ops->linear_residual_norm(d->be, &next, &w->x, &out, layer->cross_o, NULL,
 		block_entry(d, &ff, timestep, l, MOD_SHIFT_FF, MOD_SCALE_FF));
 }
 
@@ -384,9 +405,11 @@ static void feed_forward(const struct dit *d, int l, int timestep, struct work *
 	struct tensor gate = modulation_row(d, timestep, l, MOD_GATE_FF);
 	struct entry next;
 	bool last = l + 1 == d->c.layers;
-	ops->linear(d->be, &w->hidden, &w->y, d->layer[l].ffn_in, ACT_GELU_TANH);
-	ops->linear_residual_norm(d->be, last ? &w->q : &w->y, &w->x, &w->hidden,
-		d->layer[l].ffn_out, &gate,
+	struct tensor in = coded(d, w->y, timestep, l, CODES_FF),
+		      hidden = coded(d, w->hidden, timestep, l, CODES_HIDDEN),
+		      out = last ? w->q : coded(d, w->y, timestep, l + 1, CODES_SA);
+	ops->linear(d->be, &hidden, &in, d->layer[l].ffn_in, ACT_GELU_TANH);
+	ops->linear_residual_norm(d->be, &out, &w->x, &hidden, d->layer[l].ffn_out, &gate,
 		last ? head_entry(d, &next, timestep)
 		     : block_entry(d, &next, timestep, l + 1, MOD_SHIFT_SA, MOD_SCALE_SA));
 }
@@ -394,10 +417,11 @@ static void feed_forward(const struct dit *d, int l, int timestep, struct work *
 static void forward_enqueue(
 	const struct dit *d, const struct dit_pass *pass, int timestep, struct work *w) {
 	struct entry first;
+	struct tensor y = coded(d, w->y, timestep, 0, CODES_SA);
 	d->ops->patchify(d->be, &w->patches, pass->x, d->c.patch_h, d->c.patch_w);
 	d->ops->linear(d->be, &w->x, &w->patches, d->patch, ACT_NONE);
 	block_entry(d, &first, timestep, 0, MOD_SHIFT_SA, MOD_SCALE_SA);
-	d->ops->norm_modulate(d->be, &w->y, &w->x, &first.scale, &first.shift, d->c.eps);
+	d->ops->norm_modulate(d->be, &y, &w->x, &first.scale, &first.shift, d->c.eps);
 	for (int l = 0; l < d->c.layers; l++) {
 		bool keys_only = !pass->flow && l + 1 == d->c.layers;
 		self_attention(d, pass, l, timestep, w, keys_only);

@@ -19,12 +19,27 @@ enum {
 /* Rows of the head's. */
 enum { MOD_HEAD_SHIFT, MOD_HEAD_SCALE, MOD_HEAD_COUNT };
 
+/* Codes of a block, in fp8: what each is bounded by, from the weights. */
+enum {
+	CODES_SA, /* enters qkv */
+	CODES_O,
+	CODES_CROSS, /* enters cross_q */
+	CODES_FF, /* enters ffn_in */
+	CODES_HIDDEN,
+	CODES_COUNT
+};
+
+#define CODE_SCALE_STRIDE 4 /* scale, inverse, and what keeps the next ones aligned */
+
 struct dit_layer {
 	struct linear *qkv, *o; /* self-attention */
 	struct linear *cross_q, *cross_k, *cross_v, *cross_o;
 	struct linear *ffn_in, *ffn_out;
 	struct tensor norm_q, norm_k, cross_norm_q, cross_norm_k; /* [d] */
 	struct tensor norm3_scale, norm3_shift; /* [1, d]; scale is weight - 1 */
+	/* fp8: largest norm of a weight row and largest bias of v and of ffn_in; the
+	 * largest value that norm3 can give. */
+	double v_row, v_bias, ffn_row, ffn_bias, norm3_peak;
 };
 
 struct dit {
@@ -44,9 +59,17 @@ struct dit {
 	struct linear *patch, *text_in, *text_out, *head;
 	struct tensor modulation; /* [timesteps, layers, MOD_COUNT, d] f32 */
 	struct tensor head_modulation; /* [timesteps, MOD_HEAD_COUNT, d] f32 */
+	struct tensor code_scale; /* [timesteps, layers, CODES_COUNT, CODE_SCALE_STRIDE] f32; fp8 only */
 	struct tensor rope_space; /* [s, head_dim / 2 - time_pairs, 2] f32 */
 	struct dit_layer layer[];
 };
+
+/* dit_codes.c: the largest L2 norm of a row of w and the largest magnitude of b: with
+ * them how far a result can lie from zero. Host tensors. */
+int dit_row_bound(const struct tensor *w, const struct tensor *b, double *row, double *bias,
+	struct error *e);
+/* Fills d->code_scale from the bounds of the layers and the host's copy of d->modulation. */
+int dit_codes_load(struct dit *d, const float *table, struct error *e);
 
 /* Fills weights and tables of a dit whose sizes are set. */
 int dit_load_weights(struct dit *d, struct weights *w, struct arena *a, struct error *e);

@@ -102,6 +102,20 @@ static int linear_require(const struct dit *d, struct weights *w, const char *na
 	return weights_require(w, full, 1, &out, bias, e);
 }
 
+/* Of what the codes of fp8 layers are scaled by. */
+static int linear_bound(const struct dit *d, const struct linear_row *row, void *base,
+	const struct tensor *weight, const struct tensor *bias, int count, struct error *e) {
+	struct dit_layer *l = base;
+	if (d->input != DTYPE_FP8_E4M3)
+		return 0;
+	if (row->offset == offsetof(struct dit_layer, qkv) && row->in_block)
+		return dit_row_bound(
+			&weight[count - 1], &bias[count - 1], &l->v_row, &l->v_bias, e);
+	if (row->offset == offsetof(struct dit_layer, ffn_in) && row->in_block)
+		return dit_row_bound(&weight[0], &bias[0], &l->ffn_row, &l->ffn_bias, e);
+	return 0;
+}
+
 /* `prefix` is "blocks.3." or "". */
 static int linear_load(struct dit *d, struct weights *w, const char *prefix,
 	const struct linear_row *row, void *base, bool measuring, struct error *e) {
@@ -120,7 +134,9 @@ static int linear_load(struct dit *d, struct weights *w, const char *prefix,
 	int r = 0;
 	for (int i = 0; i < count; i++)
 		bias[i] = tensor_2d(bias[i].data, bias[i].dtype, bias[i].dim[0], 1);
-	r = rows_stack(weight, count, &one, e);
+	r = linear_bound(d, row, base, weight, bias, count, e);
+	if (r == 0)
+		r = rows_stack(weight, count, &one, e);
 	if (r == 0)
 		r = rows_stack(bias, count, &one_bias, e);
 	if (r == 0) {
@@ -167,14 +183,23 @@ static int norm3_load(struct dit *d, struct weights *w, const char *prefix, stru
 		if (!v)
 			return error_set(e, -ENOMEM, "no memory for %s", name);
 		weights_to_f32(&host, v);
-		for (int64_t i = 0; i < dim; i++)
+		l->norm3_peak = 0;
+		for (int64_t i = 0; i < dim; i++) {
+			l->norm3_peak = fmax(l->norm3_peak, sqrt((double)dim) * fabs((double)v[i]));
 			v[i] -= 1;
+		}
 		backend_upload(d->be, l->norm3_scale.data, v, (size_t)dim * sizeof *v);
 		free(v);
 	}
 	snprintf(name, sizeof name, "%snorm3.bias", prefix);
 	r = weights_upload(w, name, 1, &dim, d->be, a, &l->norm3_shift, e);
 	l->norm3_shift = tensor_2d(l->norm3_shift.data, DTYPE_F32, 1, dim);
+	if (r == 0 && weights_find(w, name, &host) == 0) {
+		double peak = 0;
+		for (int64_t i = 0; i < dim; i++)
+			peak = fmax(peak, fabs((double)weights_value(&host, i)));
+		l->norm3_peak += peak;
+	}
 	return r;
 }
 
@@ -290,6 +315,9 @@ static int modulation_load(struct dit *d, struct weights *w, struct arena *a, st
 	const int64_t dim = d->c.dim, t = d->timesteps;
 	d->modulation = arena_tensor(a, DTYPE_F32, 4, (int64_t[]){t, d->c.layers, MOD_COUNT, dim});
 	d->head_modulation = arena_tensor(a, DTYPE_F32, 3, (int64_t[]){t, MOD_HEAD_COUNT, dim});
+	if (d->input == DTYPE_FP8_E4M3)
+		d->code_scale = arena_tensor(
+			a, DTYPE_F32, 4, (int64_t[]){t, d->c.layers, CODES_COUNT, CODE_SCALE_STRIDE});
 	if (!d->modulation.data || !d->head_modulation.data)
 		return 0; /* measuring, or full: arena_failed tells */
 	double *s = malloc((size_t)(t * d->c.freq_dim) * sizeof *s);
@@ -304,6 +332,8 @@ static int modulation_load(struct dit *d, struct weights *w, struct arena *a, st
 		backend_upload(d->be, d->modulation.data, table, tensor_bytes(&d->modulation));
 		backend_upload(
 			d->be, d->head_modulation.data, head, tensor_bytes(&d->head_modulation));
+		if (d->code_scale.data)
+			r = dit_codes_load(d, table, e);
 	}
 	free(s);
 	free(em);

@@ -12,8 +12,8 @@
  *
  * Letters: n tokens of this chunk, d model width, h heads, c head width,
  * f latent frames, s tokens of a frame, H W image rows and columns,
- * C channels. Activations are f32 on the CPU and f32 / bf16 / fp8 (with row
- * scales) on a GPU, as their tensor says; the residual stream is always f32. */
+ * C channels. Activations are f32 on the CPU and f32 / bf16 / fp8 (with one
+ * scale) on a GPU, as their tensor says; the residual stream is always f32. */
 #ifndef KERNELS_OPS_H
 #define KERNELS_OPS_H
 #include <stdbool.h>
@@ -235,8 +235,11 @@ struct ops {
 		float gain, float offset);
 
 	/* -- plain -- */
-	/* y = x with y's dtype (rows of quantised outputs get their scale); same count. */
+	/* y = x with y's dtype (rows of quantised outputs get their scale, unless y has
+	 * one_scale); same count. */
 	void (*convert)(struct backend *be, struct tensor *y, const struct tensor *x);
+	/* scale[2] f32: the smallest one_scale that clips nothing of x as fp8 codes, and its inverse. */
+	void (*code_scale)(struct backend *be, struct tensor *scale, const struct tensor *x);
 };
 #ifdef __cplusplus
 }

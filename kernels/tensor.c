@@ -83,7 +83,7 @@ struct tensor tensor_rows(struct tensor t, int64_t first, int64_t count) {
 	}
 	if (t.data)
 		t.data = (char *)t.data + (size_t)(first * inner) * dtype_bytes(t.dtype);
-	if (t.scale)
+	if (t.scale && !t.one_scale)
 		t.scale += first * scale_rows;
 	t.dim[0] = count;
 	return t;
@@ -92,8 +92,9 @@ struct tensor tensor_rows(struct tensor t, int64_t first, int64_t count) {
 struct tensor tensor_reshape(struct tensor t, int rank, const int64_t *dim) {
 	struct tensor r = tensor_make(t.data, t.dtype, rank, dim);
 	assert(tensor_count(&r) == tensor_count(&t));
-	assert(!t.scale || tensor_cols(&r) == tensor_cols(&t));
+	assert(!t.scale || t.one_scale || tensor_cols(&r) == tensor_cols(&t));
 	r.scale = t.scale;
+	r.one_scale = t.one_scale;
 	return r;
 }
 

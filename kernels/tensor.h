@@ -4,6 +4,7 @@
  * value or const pointer; there is nothing to free. Thread: none of its own. */
 #ifndef KERNELS_TENSOR_H
 #define KERNELS_TENSOR_H
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #define TENSOR_RANK_MAX 6
@@ -23,7 +24,11 @@ enum dtype {
 };
 struct tensor {
 	void *data;     /* host or device, as its backend says */
-	float *scale;   /* [rows] f32 for quantised codes (value = code * scale of its row), else NULL */
+	/* f32 for quantised codes (value = code * scale), else NULL: [rows], one for each; or with
+	 * one_scale [2], 16-byte aligned: the scale of them all and its inverse, set by whoever
+	 * owns the tensor before codes are written (larger values are clipped). */
+	float *scale;
+	bool one_scale;
 	enum dtype dtype;
 	int rank;
 	int64_t dim[TENSOR_RANK_MAX]; /* dim[rank-1] varies fastest; unused ones are 1 */

@@ -9,6 +9,7 @@
 #include "kernels/cpu/cpu.h"
 
 #define FP8_MAX 448.0f
+#define CODE_PEAK_MIN 1e-5f /* keeps the inverse of a scale finite */
 #define STEP 1024 /* elements converted through the stack at a time */
 
 static float bits_to_float(uint32_t bits) {
@@ -109,7 +110,7 @@ void cpu_to_f32(float *dst, const struct tensor *t, int64_t first, int64_t count
 		return;
 	}
 	for (int64_t i = 0; i < count; i++) {
-		float scale = t->scale ? t->scale[(first + i) / cols] : 1;
+		float scale = !t->scale ? 1 : t->scale[t->one_scale ? 0 : (first + i) / cols];
 		dst[i] = element(t, first + i) * scale;
 	}
 }
@@ -175,7 +176,9 @@ static void convert_rows(void *ctx, int64_t begin, int64_t end, int worker) {
 	(void)worker;
 	for (int64_t row = begin; row < end; row++) {
 		float buffer[STEP], inverse = 1;
-		if (j->y->scale) {
+		if (j->y->scale && j->y->one_scale) {
+			inverse = j->y->scale[1];
+		} else if (j->y->scale) {
 			float peak = row_peak(j->x, row, cols), top = code_max(j->y->dtype);
 			j->y->scale[row] = peak > 0 ? peak / top : 1;
 			inverse = peak > 0 ? top / peak : 1;
@@ -194,7 +197,7 @@ static void convert(struct backend *be, struct tensor *y, const struct tensor *x
 		    "y differs in size from x:", y) ||
 		!cpu_check(
 			be, y->dtype <= DTYPE_I8, "convert", "y must be a float type or i8:", y) ||
-		!cpu_check(be, !x->scale || tensor_cols(x) == tensor_cols(y), "convert",
+		!cpu_check(be, !x->scale || x->one_scale || tensor_cols(x) == tensor_cols(y), "convert",
 			"rows with scales differ:", y))
 		return;
 	struct convert_job job = {.y = y, .x = x};
@@ -202,6 +205,18 @@ static void convert(struct backend *be, struct tensor *y, const struct tensor *x
 	pool_run(cpu_pool(be), rows, pool_grain(cpu_pool(be), rows, 4), convert_rows, &job);
 }
 
+static void code_scale(struct backend *be, struct tensor *scale, const struct tensor *x) {
+	if (!cpu_check(be, cpu_is(scale, DTYPE_F32, -1, -1) && tensor_count(scale) == 2, "code_scale",
+		    "scale is not two f32:", scale))
+		return;
+	float peak = 0, *s = scale->data;
+	for (int64_t row = 0; row < tensor_row_count(x); row++)
+		peak = fmaxf(peak, row_peak(x, row, tensor_cols(x)));
+	s[0] = fmaxf(peak, CODE_PEAK_MIN) / FP8_MAX;
+	s[1] = 1 / s[0];
+}
+
 void cpu_convert_fill(struct ops *ops) {
+	ops->code_scale = code_scale;
 	ops->convert = convert;
 }

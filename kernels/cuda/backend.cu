@@ -165,7 +165,7 @@ static void fill_table(struct ops *o) {
 	o->channel_norm = cuda_channel_norm;
 	o->latent_to_image = cuda_latent_to_image, o->image_to_latent = cuda_image_to_latent;
 	o->rgb_to_i420 = cuda_rgb_to_i420;
-	o->convert = cuda_convert;
+	o->convert = cuda_convert, o->code_scale = cuda_code_scale;
 }
 
 /* 0, or a negative errno with one line that says which and what to do. */

@@ -75,6 +75,9 @@ void cuda_gather_rows(struct backend *be, struct tensor *y, const struct tensor 
 void cuda_activate(struct backend *be, struct tensor *y, const struct tensor *x, enum activation act);
 void cuda_add_rows(struct backend *be, struct tensor *y, const struct tensor *a, const struct tensor *b);
 void cuda_convert(struct backend *be, struct tensor *y, const struct tensor *x);
+void cuda_code_scale(struct backend *be, struct tensor *scale, const struct tensor *x);
+/* The same for values of which the largest may be `top` scales. */
+void cuda_peak_scale(struct backend *be, float *scale, const struct tensor *x, float top);
 /* sampler.cu */
 void cuda_patchify(struct backend *be, struct tensor *y, const struct tensor *x, int p, int q);
 void cuda_unpatchify(struct backend *be, struct tensor *y, const struct tensor *x, int p, int q);

@@ -45,22 +45,31 @@ __global__ void block_mean_kernel(float *mean, const X *x, store_rows rows, int 
 	}
 }
 
-/* frame[h, f, c] from the block means, weighted by length. Grid: frames, heads. */
-__global__ void frame_mean_kernel(float *frame_mean, const float *block_mean, int c, int s, int block, int per_frame,
-	int64_t block_head_stride, int64_t frame_head_stride) {
-	int f = blockIdx.x, h = blockIdx.y;
-	for (int ch = threadIdx.x; ch < c; ch += blockDim.x) {
-		const float *p = block_mean + h * block_head_stride + (int64_t)f * per_frame * c + ch;
-		float sum = 0.f;
-#pragma unroll 8
-		for (int b = 0; b < per_frame; b++)
-			sum += p[(int64_t)b * c] * min(block, s - b * block);
-		frame_mean[h * frame_head_stride + (int64_t)f * c + ch] = sum / s;
-	}
+#define MEAN_GROUPS 8
+
+/* frame[h, f, c] from the block means, weighted by length; each group of 32
+ * threads takes every MEAN_GROUPS-th block. Grid: frames, heads, pieces of 32 channels. */
+__global__ void __launch_bounds__(32 * MEAN_GROUPS) frame_mean_kernel(float *frame_mean, const float *block_mean, int c,
+	int s, int block, int per_frame, int64_t block_head_stride, int64_t frame_head_stride) {
+	__shared__ float shared[MEAN_GROUPS][32];
+	int f = blockIdx.x, h = blockIdx.y, ch = blockIdx.z * 32 + threadIdx.x, group = threadIdx.y;
+	const float *p = block_mean + h * block_head_stride + (int64_t)f * per_frame * c + ch;
+	float sum = 0.f;
+#pragma unroll 4
+	for (int b = group; ch < c && b < per_frame; b += MEAN_GROUPS)
+		sum += p[(int64_t)b * c] * min(block, s - b * block);
+	shared[group][threadIdx.x] = sum;
+	__syncthreads();
+	if (group || ch >= c)
+		return;
+	for (int g = 1; g < MEAN_GROUPS; g++)
+		sum += shared[g][threadIdx.x];
+	frame_mean[h * frame_head_stride + (int64_t)f * c + ch] = sum / s;
 }
 
-void kv_frame_means(cudaStream_t stream, const kv_view &w, int first, int count) {
-	frame_mean_kernel<<<dim3((unsigned)count, (unsigned)w.heads), 128, 0, stream>>>(
+static void frame_means(cudaStream_t stream, const kv_view &w, int first, int count) {
+	dim3 grid((unsigned)count, (unsigned)w.heads, (unsigned)ceil_div(w.c, 32));
+	frame_mean_kernel<<<grid, dim3(32, MEAN_GROUPS), 0, stream>>>(
 		w.frame_mean + (int64_t)first * w.c, w.block_mean + (int64_t)first * w.per_frame * w.c, w.c, w.s, w.block,
 		w.per_frame, (int64_t)w.frames * w.per_frame * w.c, (int64_t)w.frames * w.c);
 }
@@ -69,7 +78,7 @@ template <typename K> static void key_means(cudaStream_t stream, const kv_view &
 	block_mean_kernel<<<dim3((unsigned)(count * w.per_frame), (unsigned)w.heads), 128, 0, stream>>>(
 		w.block_mean + (int64_t)first * w.per_frame * w.c, (const K *)w.k + first * w.frame,
 		store_rows{w.head, w.frame, w.c}, w.c, w.s, w.block, w.per_frame, (int64_t)w.frames * w.per_frame * w.c);
-	kv_frame_means(stream, w, first, count);
+	frame_means(stream, w, first, count);
 }
 
 /* rows pieces of `bytes` each, `pitch` apart. */

@@ -54,9 +54,6 @@ static inline kv_view kv_view_of(const struct kv_store *store) {
 	return w;
 }
 
-/* Means of slots first .. first + count - 1 from the means of their blocks. */
-void kv_frame_means(cudaStream_t stream, const kv_view &w, int first, int count);
-
 /* The spans of one attention call, by value to kernels. Visible frame i lies in
  * the span whose start[] is the last not above i. */
 struct span_list {

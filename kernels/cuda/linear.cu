@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Linear layers: f32 (exact, no TF32), bf16, and e4m3 with one scale per weight
- * row and one per activation row. A product through the library (product.cuh),
- * then at most one pass over its result. Bound by the tensor cores. */
+/* Linear layers: f32 (exact, no TF32), bf16, and e4m3 with one scale a tensor, which
+ * is what every card's library takes with bias, GELU and codes in its epilogue
+ * (codes are floats: rows up to 2^10 smaller than the largest lose nothing). A
+ * product (product.cuh), then at most one pass over its result. Bound by the
+ * tensor cores. */
 #include <stdlib.h>
 
 #include "kernels/cuda/product.cuh"
@@ -10,7 +12,7 @@ struct linear {
 	int64_t out, in;
 	enum precision precision; /* F32, BF16 or FP8 */
 	void *w;                  /* [out, in] */
-	float *scale;             /* [out], FP8 */
+	float *scale;             /* [2], FP8 */
 	float *bias;              /* [out] f32 or NULL */
 	void *bias_bf16;          /* the same, for bf16 results */
 };
@@ -29,6 +31,15 @@ void cuda_linear_destroy(struct backend *be, struct linear *l) {
 	free(l);
 }
 
+/* y = x, with a scale that suits x. Codes that already share one keep it and their values. */
+static void codes_of(struct backend *be, struct tensor *y, const struct tensor *x) {
+	bool codes = x->dtype == DTYPE_FP8_E4M3 && x->scale;
+	struct tensor scales = tensor_2d(x->scale, DTYPE_F32, 1, x->one_scale ? 1 : tensor_row_count(x));
+	y->one_scale = true;
+	cuda_peak_scale(be, y->scale, codes ? &scales : x, codes ? 1.f : 448.f);
+	cuda_convert(be, y, x);
+}
+
 /* Host tensor -> device memory of another dtype: the codes travel as they are and
  * are converted there, so a 14 B model is quantised in seconds. */
 static int place(struct backend *be, void **dst, float **dst_scale, enum dtype to, const struct tensor *host,
@@ -39,7 +50,7 @@ static int place(struct backend *be, void **dst, float **dst_scale, enum dtype t
 	struct tensor out = tensor_2d(cuda_alloc(be, (size_t)(rows * cols) * dtype_bytes(to), e), to, rows, cols);
 	*dst = out.data;
 	if (to == DTYPE_FP8_E4M3)
-		out.scale = *dst_scale = (float *)cuda_alloc(be, (size_t)rows * 4, e);
+		out.scale = *dst_scale = (float *)cuda_alloc(be, 2 * sizeof(float), e);
 	if (room && out.data && (to != DTYPE_FP8_E4M3 || out.scale)) {
 		struct tensor in = tensor_2d(room, host->dtype, rows, cols);
 		backend_upload(be, room, host->data, tensor_bytes(host));
@@ -47,7 +58,10 @@ static int place(struct backend *be, void **dst, float **dst_scale, enum dtype t
 			in.scale = (float *)(room + codes);
 			backend_upload(be, in.scale, host->scale, (size_t)rows * 4);
 		}
-		cuda_convert(be, &out, &in);
+		if (to == DTYPE_FP8_E4M3)
+			codes_of(be, &out, &in);
+		else
+			cuda_convert(be, &out, &in);
 		backend_sync(be, e); /* before the source is given back */
 	}
 	backend_free(be, room);
@@ -94,21 +108,20 @@ struct linear *cuda_linear_create(struct backend *be, const struct tensor *w, co
 	return l;
 }
 
-/* The product's operands and, behind the library's workspace and them, `room`
- * for a result of dtype y. x goes as it is, or converted. False: latched. */
+/* Operands and, behind the library's workspace, `room` for a result apart from y.
+ * x goes as it is, or converted. False: latched. */
 static bool product_of(struct backend *be, const char *op, struct product_args *a, const struct tensor *x,
-	const struct linear *l, enum dtype y, void **room) {
+	const struct linear *l, enum dtype gives, bool apart) {
 	enum dtype want = weight_dtype(l->precision);
 	int64_t rows = tensor_row_count(x);
-	bool as_is = x->dtype == want;
+	bool as_is = x->dtype == want && (want != DTYPE_FP8_E4M3 || one_scale(x));
 	if (tensor_cols(x) != l->in) {
 		cuda_latch_text(be, -EINVAL, op, "the rows of x are not as wide as the weight");
 		return false;
 	}
-	size_t codes = as_is ? 0 : align_up((size_t)(rows * l->in) * dtype_bytes(want));
-	size_t scales = as_is ? 0 : align_up((size_t)rows * 4);
-	size_t result = room ? (size_t)(rows * l->out) * dtype_bytes(y) : 0;
-	char *scratch = (char *)cuda_scratch(be, PRODUCT_WORKSPACE + codes + scales + result, op);
+	size_t codes = as_is ? 0 : align_up((size_t)(rows * l->in) * dtype_bytes(want)), scale = as_is ? 0 : align_up(8);
+	size_t result = apart ? (size_t)(rows * l->out) * dtype_bytes(gives) : 0;
+	char *scratch = (char *)cuda_scratch(be, PRODUCT_WORKSPACE + codes + scale + result, op);
 	if (!scratch)
 		return false;
 	scratch += PRODUCT_WORKSPACE;
@@ -116,30 +129,42 @@ static bool product_of(struct backend *be, const char *op, struct product_args *
 	if (!as_is) {
 		in = tensor_2d(scratch, want, rows, l->in);
 		in.scale = want == DTYPE_FP8_E4M3 ? (float *)(scratch + codes) : nullptr;
-		cuda_convert(be, &in, x);
+		if (want == DTYPE_FP8_E4M3)
+			codes_of(be, &in, x);
+		else
+			cuda_convert(be, &in, x);
 	}
-	if (room)
-		*room = scratch + codes + scales;
-	*a = {rows, l->out, l->in, l->precision, l->w, in.data, l->scale, in.scale, l->bias, l->bias_bf16, ACT_NONE,
-		room ? *room : nullptr, y};
+	*a = {rows, l->out, l->in, l->precision, l->w, in.data, l->scale, in.scale, nullptr, l->bias, l->bias_bf16, ACT_NONE,
+		nullptr, scratch + codes + scale, gives};
 	return true;
+}
+
+static bool product_run(struct backend *be, const char *op, const struct product_args *a, finish *left) {
+	if (cuda_product(be, a, left))
+		return true;
+	cuda_latch_text(be, -ENOTSUP, op, "cuBLASLt has no kernel for this shape and precision");
+	return false;
 }
 
 void cuda_linear(struct backend *be, struct tensor *y, const struct tensor *x, const struct linear *l,
 	enum activation act) {
 	struct product_args a;
-	void *room = nullptr;
-	/* f32 products give f32; 8-bit ones take a bf16 bias, so they give bf16. */
-	enum dtype gives = l->precision == PRECISION_F32 ? DTYPE_F32 :
-		l->precision == PRECISION_FP8 ? DTYPE_BF16 : y->dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
-	bool apart = gives != y->dtype;
-	if (!product_of(be, "linear", &a, x, l, gives, apart ? &room : nullptr))
+	finish left;
+	/* f32 products give f32; 8-bit ones take a bf16 bias, so they give bf16 or codes. */
+	bool fp8 = l->precision == PRECISION_FP8, f32 = l->precision == PRECISION_F32;
+	enum dtype gives = f32 ? DTYPE_F32 : fp8 || y->dtype != DTYPE_F32 ? DTYPE_BF16 : DTYPE_F32;
+	if (!product_of(be, "linear", &a, x, l, gives, gives != y->dtype))
 		return;
-	struct tensor t = tensor_2d(apart ? room : y->data, gives, a.rows, l->out);
 	a.act = act;
+	if (fp8 && y->dtype == DTYPE_FP8_E4M3 && one_scale(y)) {
+		a.y = y->data, a.y_dtype = y->dtype, a.y_scale = y->scale;
+		if (cuda_product(be, &a, &left))
+			return;
+		a.y_dtype = gives;
+	}
+	struct tensor t = tensor_2d(gives == y->dtype ? y->data : a.room, gives, a.rows, l->out);
 	a.y = t.data;
-	finish left = cuda_product(be, &a);
-	if (apart || left.row || left.bias || left.act != ACT_NONE)
+	if (product_run(be, "linear", &a, &left) && (t.data != y->data || left.bias || left.act != ACT_NONE))
 		cuda_finish(be, y, &t, left);
 }
 
@@ -147,13 +172,14 @@ void cuda_linear(struct backend *be, struct tensor *y, const struct tensor *x, c
 static bool product_apart(struct backend *be, const char *op, struct tensor *t, finish *left, const struct tensor *x,
 	const struct linear *l) {
 	struct product_args a;
-	void *room = nullptr;
 	enum dtype gives = l->precision == PRECISION_F32 ? DTYPE_F32 : DTYPE_BF16;
-	if (!product_of(be, op, &a, x, l, gives, &room))
+	if (!product_of(be, op, &a, x, l, gives, true))
 		return false;
-	*t = tensor_2d(room, gives, a.rows, l->out);
+	*t = tensor_2d(a.room, gives, a.rows, l->out);
+	a.y = a.room;
 	a.bias = nullptr; /* added in f32 with the gate */
-	*left = cuda_product(be, &a);
+	if (!product_run(be, op, &a, left))
+		return false;
 	left->bias = l->bias;
 	return true;
 }

@@ -89,8 +89,9 @@ void cuda_add_rows(struct backend *be, struct tensor *y, const struct tensor *a,
 template <typename T> __device__ float read_code(const void *p, int64_t i) {
 	return to_float(((const T *)p)[i]);
 }
+/* cols 0: one scale. */
 __device__ float read_any(const void *p, int dtype, const float *scale, int64_t i, int64_t cols) {
-	float s = scale ? scale[i / cols] : 1.f;
+	float s = scale ? scale[cols ? i / cols : 0] : 1.f;
 	switch (dtype) {
 	case DTYPE_F32:
 		return ((const float *)p)[i];
@@ -137,25 +138,77 @@ __global__ void quantise_rows_kernel(void *y, int to, float *y_scale, const void
 	}
 }
 
-void cuda_convert(struct backend *be, struct tensor *y, const struct tensor *x) {
+/* All with one scale, clipped. */
+__global__ void codes_kernel(__nv_fp8_e4m3 *y, const float *y_scale, const void *x, int from, const float *x_scale, int64_t n,
+	int64_t x_cols) {
+	int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+	if (i < n)
+		y[i] = __nv_fp8_e4m3(read_any(x, from, x_scale, i, x_cols) * y_scale[1]);
+}
+
+/* Columns that share one of t's scales; 0: all do. */
+static int64_t scale_cols(const struct tensor *t) {
+	return t->one_scale ? 0 : tensor_cols(t);
+}
+
+static void convert_codes(struct backend *be, struct tensor *y, const struct tensor *x) {
 	int64_t n = tensor_count(x), cols = tensor_cols(y);
+	struct tensor rows = tensor_2d(x->data, x->dtype, n / cols, cols);
+	cudaStream_t stream = cuda_of(be)->stream;
+	if (!y->one_scale)
+		quantise_rows_kernel<<<(unsigned)(n / cols), 128, 0, stream>>>(y->data, y->dtype, y->scale, x->data, x->dtype,
+			x->scale, cols, scale_cols(x));
+	else if (row_fits(cols) && (x->dtype == DTYPE_F32 || x->dtype == DTYPE_BF16))
+		cuda_finish(be, y, &rows, finish{});
+	else
+		codes_kernel<<<grid_of(n), THREADS, 0, stream>>>((__nv_fp8_e4m3 *)y->data, y->scale, x->data, x->dtype, x->scale,
+			n, scale_cols(x));
+}
+
+void cuda_convert(struct backend *be, struct tensor *y, const struct tensor *x) {
+	int64_t n = tensor_count(x);
 	cudaStream_t stream = cuda_of(be)->stream;
 	if (y->dtype == DTYPE_FP8_E4M3 || y->dtype == DTYPE_I8) {
-		bool fast = y->dtype == DTYPE_FP8_E4M3 && (x->dtype == DTYPE_F32 || x->dtype == DTYPE_BF16) && row_fits(cols);
-		struct tensor rows = tensor_2d(x->data, x->dtype, n / cols, cols);
-		if (fast)
-			return cuda_finish(be, y, &rows, finish{});
-		quantise_rows_kernel<<<(unsigned)(n / cols), 128, 0, stream>>>(y->data, y->dtype, y->scale, x->data,
-			x->dtype, x->scale, cols, tensor_cols(x));
+		convert_codes(be, y, x);
 	} else if (y->dtype == DTYPE_F16) {
 		convert_kernel<<<grid_of(n), THREADS, 0, stream>>>((__half *)y->data, x->data, x->dtype, x->scale, n,
-			tensor_cols(x));
+			scale_cols(x));
 	} else {
 		by_dtype(be, y->dtype, "convert", [&](auto t) {
 			using T = decltype(t);
 			convert_kernel<<<grid_of(n), THREADS, 0, stream>>>((T *)y->data, x->data, x->dtype, x->scale, n,
-				tensor_cols(x));
+				scale_cols(x));
 		});
 	}
 	launch_check(be, "convert", x);
+}
+
+/* scale[0], zero before, becomes the largest magnitude: bits of floats that are
+ * not negative order as integers do, so the order of blocks does not matter. */
+__global__ void peak_kernel(float *scale, const void *x, int from, const float *x_scale, int64_t n, int64_t x_cols) {
+	__shared__ float shared[32];
+	float top = 0.f;
+	for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < n; i += (int64_t)gridDim.x * THREADS)
+		top = fmaxf(top, fabsf(read_any(x, from, x_scale, i, x_cols)));
+	top = block_reduce<join_max>(top, shared);
+	if (threadIdx.x == 0)
+		atomicMax((int *)scale, __float_as_int(top));
+}
+__global__ void scale_kernel(float *scale, float top) {
+	scale[0] = fmaxf(scale[0], 1e-5f) / top;
+	scale[1] = 1.f / scale[0];
+}
+
+void cuda_peak_scale(struct backend *be, float *scale, const struct tensor *x, float top) {
+	cudaStream_t stream = cuda_of(be)->stream;
+	int64_t n = tensor_count(x), blocks = ceil_div(n, THREADS * 16);
+	cudaMemsetAsync(scale, 0, sizeof *scale, stream);
+	peak_kernel<<<(unsigned)(blocks < 4096 ? blocks : 4096), THREADS, 0, stream>>>(scale, x->data, x->dtype, x->scale, n,
+		scale_cols(x));
+	scale_kernel<<<1, 1, 0, stream>>>(scale, top);
+	launch_check(be, "code_scale", x);
+}
+
+void cuda_code_scale(struct backend *be, struct tensor *scale, const struct tensor *x) {
+	cuda_peak_scale(be, (float *)scale->data, x, 448.f);
 }

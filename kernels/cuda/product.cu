@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Prepared products. A shape is looked up by what it is; when it is new, the
- * library is asked for the most it can fuse (fp8 row scales, bias, GELU: cards
- * differ), and big shapes try the library's first few kernels on the real
+ * library is asked for the most it can fuse (bias, GELU, codes: cards differ), and
+ * big shapes try the library's first few kernels on the real
  * operands. Only kernels whose result is bit for bit that of the first one may
  * win, so that measuring changes the speed and nothing else. */
 #include <stdlib.h>
@@ -23,9 +23,9 @@ struct product {
 	bool wants_bias, wants_gelu;
 	/* What was prepared. */
 	cublasLtMatmulDesc_t desc;
-	cublasLtMatrixLayout_t w, x, y;
+	cublasLtMatrixLayout_t w, x, y, c; /* c: added with weight 0, as bf16 when y is codes */
 	cublasLtMatmulAlgo_t algo;
-	bool scales, biased, activated; /* done by the library */
+	bool possible, biased, activated; /* the library has a kernel; what that does */
 	uint64_t used;
 };
 
@@ -39,15 +39,19 @@ static cudaDataType_t operand_type(enum precision p) {
 	return p == PRECISION_F32 ? CUDA_R_32F : p == PRECISION_BF16 ? CUDA_R_16BF : CUDA_R_8F_E4M3;
 }
 
+static cudaDataType_t result_type(enum dtype d) {
+	return d == DTYPE_F32 ? CUDA_R_32F : d == DTYPE_BF16 ? CUDA_R_16BF : CUDA_R_8F_E4M3;
+}
+
 static void product_drop(struct product *p) {
 	if (p->desc)
 		cublasLtMatmulDescDestroy(p->desc);
-	for (cublasLtMatrixLayout_t m : {p->w, p->x, p->y}) {
+	for (cublasLtMatrixLayout_t m : {p->w, p->x, p->y, p->c}) {
 		if (m)
 			cublasLtMatrixLayoutDestroy(m);
 	}
 	p->desc = nullptr;
-	p->w = p->x = p->y = nullptr;
+	p->w = p->x = p->y = p->c = nullptr;
 }
 
 void cuda_products_destroy(struct backend *be) {
@@ -67,10 +71,12 @@ static void product_point(struct product *p, const struct product_args *a) {
 	if (p->biased)
 		set(p, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
 			a->y_dtype == DTYPE_F32 ? (const void *)a->bias : a->bias_bf16);
-	if (p->scales && p->precision == PRECISION_FP8) {
+	if (p->precision == PRECISION_FP8) {
 		set(p, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, (const void *)a->w_scale);
 		set(p, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, (const void *)a->x_scale);
 	}
+	if (p->y_dtype == DTYPE_FP8_E4M3)
+		set(p, CUBLASLT_MATMUL_DESC_D_SCALE_POINTER, (const void *)(a->y_scale + 1));
 }
 
 /* Column-major for the library: D[out, rows] = W^T[out, in] X[in, rows]. */
@@ -83,19 +89,18 @@ static int product_describe(struct backend *be, struct product *p, const struct 
 	set(p, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
 	set(p, CUBLASLT_MATMUL_DESC_EPILOGUE, p->activated ? CUBLASLT_EPILOGUE_GELU_BIAS :
 		p->biased ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT);
-	if (p->precision == PRECISION_FP8 && p->scales) {
-		set(p, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
-		set(p, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
-	}
+	if (p->precision == PRECISION_FP8) /* its error is a tenth of what the codes lost */
+		set(p, CUBLASLT_MATMUL_DESC_FAST_ACCUM, (int8_t)1);
 	product_point(p, a);
-	cudaDataType_t in = operand_type(p->precision), out = p->y_dtype == DTYPE_F32 ? CUDA_R_32F : CUDA_R_16BF;
+	cudaDataType_t in = operand_type(p->precision), out = result_type(p->y_dtype);
 	cublasLtMatrixLayoutCreate(&p->w, in, (uint64_t)p->in, (uint64_t)p->out, p->in);
 	cublasLtMatrixLayoutCreate(&p->x, in, (uint64_t)p->in, (uint64_t)p->rows, p->in);
 	cublasLtMatrixLayoutCreate(&p->y, out, (uint64_t)p->out, (uint64_t)p->rows, p->out);
+	cublasLtMatrixLayoutCreate(&p->c, out == CUDA_R_8F_E4M3 ? CUDA_R_16BF : out, (uint64_t)p->out, (uint64_t)p->rows, p->out);
 	size_t space = PRODUCT_WORKSPACE;
 	cublasLtMatmulPreferenceCreate(&preference);
 	cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &space, sizeof space);
-	cublasStatus_t r = cublasLtMatmulAlgoGetHeuristic(cuda_of(be)->blas, p->desc, p->w, p->x, p->y, p->y, preference,
+	cublasStatus_t r = cublasLtMatmulAlgoGetHeuristic(cuda_of(be)->blas, p->desc, p->w, p->x, p->c, p->y, preference,
 		CANDIDATES, found, &n);
 	cublasLtMatmulPreferenceDestroy(preference);
 	return r == CUBLAS_STATUS_SUCCESS ? n : 0;
@@ -105,7 +110,8 @@ static cublasStatus_t product_run(struct backend *be, const struct product *p, c
 	const cublasLtMatmulAlgo_t *algo) {
 	struct cuda_state *cu = cuda_of(be);
 	float alpha = 1.f, beta = 0.f;
-	return cublasLtMatmul(cu->blas, p->desc, &alpha, a->w, p->w, a->x, p->x, &beta, y, p->y, y, p->y, algo,
+	return cublasLtMatmul(cu->blas, p->desc, &alpha, a->w, p->w, a->x, p->x, &beta,
+		p->y_dtype == DTYPE_FP8_E4M3 ? a->room : y, p->c, y, p->y, algo,
 		cu->scratch, PRODUCT_WORKSPACE, cu->stream);
 }
 
@@ -170,22 +176,20 @@ static int fastest(struct backend *be, const struct product *p, const struct pro
 }
 
 /* ---- finding ---- */
-static bool product_prepare(struct backend *be, struct product *p, const struct product_args *a) {
+static void product_prepare(struct backend *be, struct product *p, const struct product_args *a) {
 	cublasLtMatmulHeuristicResult_t found[CANDIDATES];
-	for (int way = 0; way < 4; way++) {
-		p->scales = way < 3;
+	for (int way = 0; way < 3 && !p->possible; way++) {
 		p->activated = way < 1 && p->wants_gelu && p->wants_bias;
 		p->biased = way < 2 && p->wants_bias;
 		bool again = (way == 0 && !p->activated) || (way == 1 && !p->biased); /* the next way is the same */
-		if (again || (way == 3 && p->precision != PRECISION_FP8))
+		bool less = p->biased != p->wants_bias || p->activated != p->wants_gelu;
+		if (again || (less && p->y_dtype == DTYPE_FP8_E4M3))
 			continue;
 		int n = product_describe(be, p, a, found);
-		if (n > 0) {
+		p->possible = n > 0;
+		if (n > 0)
 			p->algo = found[fastest(be, p, a, found, n)].algo;
-			return true;
-		}
 	}
-	return false;
 }
 
 static struct product *product_find(struct backend *be, const struct product_args *a) {
@@ -213,26 +217,18 @@ static struct product *product_find(struct backend *be, const struct product_arg
 	p->precision = a->precision, p->y_dtype = a->y_dtype;
 	p->wants_bias = bias, p->wants_gelu = gelu;
 	p->used = ++s->clock;
-	if (product_prepare(be, p, a))
-		return p;
-	p->rows = 0; /* matches nothing */
-	return nullptr;
+	product_prepare(be, p, a);
+	return p;
 }
 
-finish cuda_product(struct backend *be, const struct product_args *a) {
+bool cuda_product(struct backend *be, const struct product_args *a, finish *left) {
 	struct product *p = product_find(be, a);
-	if (!p) {
-		cuda_latch_text(be, -ENOTSUP, "linear", "cuBLASLt has no kernel for this shape and precision");
-		return finish{};
-	}
+	if (!p || !p->possible)
+		return false;
 	product_point(p, a);
 	cublasStatus_t r = product_run(be, p, a, a->y, &p->algo);
 	if (r != CUBLAS_STATUS_SUCCESS)
 		cuda_latch_text(be, -EIO, "linear", cublasLtGetStatusString(r));
-	finish left{};
-	if (!p->scales)
-		left.row = a->x_scale, left.col = a->w_scale;
-	left.bias = p->biased ? nullptr : a->bias;
-	left.act = p->activated ? ACT_NONE : a->act;
-	return left;
+	*left = {p->biased ? nullptr : a->bias, p->activated ? ACT_NONE : a->act};
+	return true;
 }

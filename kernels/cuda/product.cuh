@@ -7,22 +7,23 @@
 
 #define PRODUCT_WORKSPACE ((size_t)32 << 20) /* the head of the scratch area is the library's */
 
-/* y[rows, out] = act(x[rows, in] w[out, in]^T + bias); y f32 or bf16, x and w of
- * the precision's type. fp8: y is bf16, value = code * scale of its row. */
+/* y[rows, out] = act(x[rows, in] w[out, in]^T + bias); y f32, bf16 or (of fp8) codes,
+ * x and w of the precision's type. fp8: value = code * scale. */
 struct product_args {
 	int64_t rows, out, in;
 	enum precision precision; /* F32, BF16 or FP8 */
 	const void *w, *x;
-	const float *w_scale, *x_scale; /* [out], [rows]; FP8 only */
+	const float *w_scale, *x_scale, *y_scale; /* of codes, each with its inverse; else NULL */
 	const float *bias;              /* [out] or NULL */
 	const void *bias_bf16;          /* the same, for bf16 results */
 	enum activation act;
-	void *y;
+	void *y, *room;                 /* room: for y as bf16, when y is codes */
 	enum dtype y_dtype;
 };
-/* Multiplies; returns what is left to do with y. The first call of a shape may
- * measure: allocate, and wait for the stream. */
-finish cuda_product(struct backend *be, const struct product_args *a);
+/* Multiplies; *left is what is left to do with y. The first call of a shape may
+ * measure: allocate, and wait for the stream. False: the library has no kernel;
+ * codes must be the whole result or they are not given. */
+bool cuda_product(struct backend *be, const struct product_args *a, finish *left);
 
 /* finish.cu: y = finished t, of any of y's dtypes; y may be t. */
 void cuda_finish(struct backend *be, struct tensor *y, const struct tensor *t, finish f);

@@ -6,7 +6,7 @@
 #include "kernels/cuda/kv.cuh"
 #include "kernels/cuda/rows.cuh"
 
-#define PART 8 /* tokens a block takes */
+#define PART 10 /* tokens a block takes: all parts of 3 x 1560 tokens find room at once on 132 multiprocessors */
 #define QKV_THREADS 768 /* at most: leaves 80 registers */
 
 struct qkv_args {
@@ -18,13 +18,6 @@ struct qkv_args {
 	float eps;
 };
 
-/* E elements as they lie in memory. */
-template <int E, typename T> struct alignas(E * sizeof(T) > 16 ? 16 : E * sizeof(T)) raw_piece {
-	T v[E];
-};
-template <int E, typename T> __device__ __forceinline__ raw_piece<E, T> raw_load(const T *p) {
-	return *reinterpret_cast<const raw_piece<E, T> *>(p);
-}
 /* Into a store, in columns of 16 bytes at most. */
 template <int E, typename K>
 __device__ __forceinline__ void kv_put(K *to, int c, int row, int ch, const raw_piece<E, K> &v) {
@@ -58,7 +51,7 @@ __device__ __forceinline__ raw_piece<E, T> turned(const raw_piece<E, X> &v, floa
 }
 
 /* Sums of both over the block, one barrier; `shared` is used by every second call. */
-__device__ __forceinline__ float2 block_sum_2(float a, float b, float2 *shared) {
+__device__ __forceinline__ float2 block_sums(float a, float b, float2 *shared) {
 	a = warp_sum(a);
 	b = warp_sum(b);
 	if ((threadIdx.x & 31) == 0)
@@ -99,7 +92,7 @@ __global__ void __launch_bounds__(QKV_THREADS) qkv_kernel(X *q, K *k, K *v, cons
 #pragma unroll
 		for (int e = 0; e < E; e++)
 			qq += to_float(rq.v[e]) * to_float(rq.v[e]), kk += to_float(rk.v[e]) * to_float(rk.v[e]);
-		float2 s = block_sum_2(qq, kk, shared[at & 1]);
+		float2 s = block_sums(qq, kk, shared[at & 1]);
 		if (!mine)
 			continue;
 		float2 turn[E / 2];
@@ -121,21 +114,50 @@ __global__ void __launch_bounds__(QKV_THREADS) qkv_kernel(X *q, K *k, K *v, cons
 	}
 }
 
-/* Means of the blocks from the sums of their parts; q_mean may be NULL. Grid: blocks of all frames. */
-__global__ void qkv_means_kernel(float *q_mean, float *k_mean, int64_t q_head, int64_t k_head, qkv_args p) {
-	int b = blockIdx.x % p.per_frame, count = min(p.block, p.s - b * p.block), parts = (count + PART - 1) / PART;
-	int d = p.heads * p.c;
-	const float *sums = p.sums + (int64_t)blockIdx.x * p.parts * 2 * d;
-	for (int i = threadIdx.x; i < d; i += blockDim.x) {
-		float q = 0.f, k = 0.f;
-#pragma unroll 8
-		for (int t = 0; t < parts; t++)
-			q += sums[t * 2 * d + i], k += sums[t * 2 * d + d + i];
-		int64_t at = (int64_t)blockIdx.x * p.c + i % p.c;
-		k_mean[i / p.c * k_head + at] = k / count;
+#define MEAN_GROUPS 16
+
+/* Means of the blocks from the sums of their parts, and of the frames from those;
+ * q_mean may be NULL. Groups of 16 threads take a block each; the order of every
+ * sum is fixed. Grid: frames, pieces of 64 channels. */
+__global__ void __launch_bounds__(16 * MEAN_GROUPS) qkv_means_kernel(float *q_mean, float *k_mean, float *f_mean,
+	int64_t q_head, int64_t k_head, int64_t f_head, qkv_args p) {
+	__shared__ float shared[MEAN_GROUPS][64];
+	int lane = threadIdx.x % 16, group = threadIdx.x / 16, i = blockIdx.y * 64 + lane * 4, d = p.heads * p.c;
+	float frame[4] = {};
+	for (int b = group; b < p.per_frame && i < d; b += MEAN_GROUPS) {
+		int count = min(p.block, p.s - b * p.block), parts = (count + PART - 1) / PART;
+		int64_t block = (int64_t)blockIdx.x * p.per_frame + b, at = block * p.c + i % p.c;
+		const float *sums = p.sums + block * p.parts * 2 * d + i;
+		float q[4] = {}, k[4] = {};
+#pragma unroll 7
+		for (int t = 0; t < parts; t++) {
+			float u[4], w[4];
+			piece_load(u, sums + 2 * t * d);
+			piece_load(w, sums + (2 * t + 1) * d);
+#pragma unroll
+			for (int e = 0; e < 4; e++)
+				q[e] += u[e], k[e] += w[e];
+		}
+#pragma unroll
+		for (int e = 0; e < 4; e++)
+			frame[e] += k[e], q[e] /= count, k[e] /= count;
+		piece_store(k_mean + i / p.c * k_head + at, k);
 		if (q_mean)
-			q_mean[i / p.c * q_head + at] = q / count;
+			piece_store(q_mean + i / p.c * q_head + at, q);
 	}
+	piece_store(&shared[group][lane * 4], frame);
+	__syncthreads();
+	if (group || i >= d)
+		return;
+	for (int g = 1; g < MEAN_GROUPS; g++) {
+#pragma unroll
+		for (int e = 0; e < 4; e++)
+			frame[e] += shared[g][lane * 4 + e];
+	}
+#pragma unroll
+	for (int e = 0; e < 4; e++)
+		frame[e] /= p.s;
+	piece_store(f_mean + i / p.c * f_head + (int64_t)blockIdx.x * p.c + i % p.c, frame);
 }
 
 template <int E, typename X, typename K>
@@ -145,9 +167,10 @@ static void qkv_launch(cudaStream_t stream, const kv_view &w, const qkv_args &p,
 	unsigned threads = (unsigned)(ceil_div(w.heads * w.c / E, 32) * 32);
 	qkv_kernel<E, X, K><<<(unsigned)(blocks * p.parts), threads, 0, stream>>>((X *)q->data, (K *)w.k + offset,
 		(K *)w.v + offset, (const X *)qkv->data, p);
-	qkv_means_kernel<<<(unsigned)blocks, 512, 0, stream>>>(q_mean ? (float *)q_mean->data : nullptr,
-		w.block_mean + (int64_t)slot->first * w.per_frame * w.c, blocks * w.c, (int64_t)w.frames * w.per_frame * w.c, p);
-	kv_frame_means(stream, w, slot->first, slot->count);
+	dim3 grid((unsigned)slot->count, (unsigned)ceil_div(w.heads * w.c, 64));
+	qkv_means_kernel<<<grid, 16 * MEAN_GROUPS, 0, stream>>>(q_mean ? (float *)q_mean->data : nullptr,
+		w.block_mean + (int64_t)slot->first * w.per_frame * w.c, w.frame_mean + (int64_t)slot->first * w.c, blocks * w.c,
+		(int64_t)w.frames * w.per_frame * w.c, (int64_t)w.frames * w.c, p);
 }
 
 void cuda_qk_norm_rope_write(struct backend *be, struct tensor *q, struct tensor *q_mean, const struct kv_span *slot,

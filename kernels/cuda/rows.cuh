@@ -1,37 +1,62 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A row of a tensor in the registers of one block, so that what follows a
- * product (scales, bias, activation, gate and sum, norm, quantisation) reads
- * each element once and writes it once. A thread holds V pieces of E columns
- * each, piece i at column (i * threads + thread) * E: 16-byte bf16 loads for
- * E = 8. Bound by memory. Device code only. */
+/* A row of a tensor in the registers of one warp, or of one block when it is
+ * wide, so that what follows a product (scales, bias, activation, gate and sum,
+ * norm, quantisation) reads each element once and writes it once. A thread holds
+ * V pieces of E columns each, piece i at column (i * threads + thread) * E:
+ * 16-byte bf16 loads for E = 8. A warp's row meets no barrier and has all its
+ * loads under way at once. Bound by memory. Device code only. */
 #pragma once
 #include "kernels/cuda/common.cuh"
 
-template <int V_, int E_> struct row_cut {
+template <int V_, int E_, bool WARP_> struct row_cut {
 	static constexpr int V = V_, E = E_;
-	static constexpr int threads = V_ == 1 ? 256 : 512; /* at most */
+	static constexpr bool WARP = WARP_;
+	static constexpr int threads = WARP_ ? 128 : 512; /* of a block, at most */
+	static constexpr int blocks = WARP_ ? 5 : 1;      /* of a multiprocessor, at least */
 };
 
-/* Calls f(row_cut, threads) for rows of d columns. */
-template <typename F> void by_cut(struct backend *be, const char *op, int64_t d, F f) {
-	int64_t pieces = d / (d % 8 ? 4 : 8), v = d % 8 == 0 && pieces <= 256 ? 1 : 4;
-	int64_t threads = ceil_div(ceil_div(pieces, v), 32) * 32;
+/* Calls f(row_cut, grid, threads) for n rows of d columns, each in a block. */
+template <typename F> void by_wide_cut(struct backend *be, const char *op, int64_t n, int64_t d, F f) {
+	int64_t threads = ceil_div(d / (d % 8 ? 4 : 8), 4 * 32) * 32;
 	if (d % 4 || d < 4 || threads > 512)
 		cuda_latch_text(be, -EINVAL, op, "rows must be a multiple of 4 and at most 8192 wide (of 8: 16384)");
 	else if (d % 8)
-		f(row_cut<4, 4>{}, (unsigned)threads);
-	else if (v == 1)
-		f(row_cut<1, 8>{}, (unsigned)threads);
+		f(row_cut<4, 4, false>{}, (unsigned)n, dim3((unsigned)threads));
 	else
-		f(row_cut<4, 8>{}, (unsigned)threads);
+		f(row_cut<4, 8, false>{}, (unsigned)n, dim3((unsigned)threads));
+}
+
+/* The same, rows of usual width each in a warp. */
+template <typename F> void by_cut(struct backend *be, const char *op, int64_t n, int64_t d, F f) {
+	unsigned fours = (unsigned)ceil_div(n, 4);
+	if (d % 8 || d > 1536)
+		by_wide_cut(be, op, n, d, f);
+	else if (d <= 512)
+		f(row_cut<2, 8, true>{}, fours, dim3(32, 4));
+	else
+		f(row_cut<6, 8, true>{}, fours, dim3(32, 4));
 }
 
 inline bool row_fits(int64_t d) {
 	return d % 4 == 0 && d >= 4 && d <= (d % 8 ? 8192 : 16384);
 }
 
-__device__ __forceinline__ int row_column(int i, int e) {
-	return (i * (int)blockDim.x + (int)threadIdx.x) * e;
+/* Of this thread's block or warp. */
+template <typename C> __device__ __forceinline__ int64_t row_number() {
+	return C::WARP ? (int64_t)blockIdx.x * 4 + threadIdx.y : (int64_t)blockIdx.x;
+}
+template <typename C> __device__ __forceinline__ int row_column(int i) {
+	return (i * (C::WARP ? 32 : (int)blockDim.x) + (int)threadIdx.x) * C::E;
+}
+template <typename C, typename J> __device__ __forceinline__ float row_reduce(float v, float *shared) {
+	if constexpr (C::WARP) {
+#pragma unroll
+		for (int o = 16; o > 0; o >>= 1)
+			v = J::of(v, __shfl_xor_sync(~0u, v, o));
+		return v;
+	} else {
+		return block_reduce<J>(v, shared);
+	}
 }
 
 /* ---- pieces ---- */
@@ -53,7 +78,7 @@ template <int E, typename T> __device__ __forceinline__ void piece_load(float (&
 	}
 }
 
-template <int E, typename T> __device__ __forceinline__ void piece_store(T *p, const float (&v)[E]) {
+template <int E, typename T> __device__ __forceinline__ void piece_store(T *p, const float (&v)[E], float = 1.f) {
 	if constexpr (E == 8 && sizeof(T) == 2) {
 		uint32_t word[4];
 #pragma unroll
@@ -82,10 +107,17 @@ template <int E> __device__ __forceinline__ void piece_store(__nv_fp8_e4m3 *p, c
 		*reinterpret_cast<uint32_t *>(p) = word[0];
 }
 
+/* E elements as they lie in memory: loaded before they are wanted. */
+template <int E, typename T> struct alignas(E * sizeof(T) > 16 ? 16 : E * sizeof(T)) raw_piece {
+	T v[E];
+};
+template <int E, typename T> __device__ __forceinline__ raw_piece<E, T> raw_load(const T *p) {
+	return *reinterpret_cast<const raw_piece<E, T> *>(p);
+}
 /* ---- what a product leaves to do ---- */
-/* v = act(v * row[r] * col[c] + bias[c]); NULL: not that part. */
+/* v = act(v + bias[c]); NULL: no bias. */
 struct finish {
-	const float *row, *col, *bias;
+	const float *bias;
 	int act; /* enum activation */
 };
 
@@ -99,15 +131,8 @@ template <typename T> __device__ __forceinline__ float activate_as(float x, int 
 }
 
 template <typename T, int E>
-__device__ __forceinline__ void piece_finish(float (&v)[E], const finish &f, int64_t row, int column) {
+__device__ __forceinline__ void piece_finish(float (&v)[E], const finish &f, int column) {
 	float w[E];
-	if (f.row) {
-		float s = f.row[row];
-		piece_load(w, f.col + column);
-#pragma unroll
-		for (int e = 0; e < E; e++)
-			v[e] *= s * w[e];
-	}
 	if (f.bias) {
 		piece_load(w, f.bias + column);
 #pragma unroll
@@ -122,60 +147,52 @@ __device__ __forceinline__ void piece_finish(float (&v)[E], const finish &f, int
 }
 
 /* ---- rows ---- */
-template <typename T, int V, int E> __device__ __forceinline__ void row_load(float (&v)[V][E], const T *x, int d) {
+template <typename C, typename T> __device__ __forceinline__ void row_load(float (&v)[C::V][C::E], const T *x, int d) {
 #pragma unroll
-	for (int i = 0; i < V; i++) {
-		if (row_column(i, E) < d)
-			piece_load(v[i], x + row_column(i, E));
+	for (int i = 0; i < C::V; i++) {
+		if (row_column<C>(i) < d)
+			piece_load(v[i], x + row_column<C>(i));
 	}
 }
 
 /* Sum of f(element) over the row, to every thread; `shared`: 32 floats of its own. */
-template <int V, int E, typename F>
-__device__ __forceinline__ float row_sum(const float (&v)[V][E], int d, float *shared, F f) {
+template <typename C, typename F>
+__device__ __forceinline__ float row_sum(const float (&v)[C::V][C::E], int d, float *shared, F f) {
 	float sum = 0.f;
 #pragma unroll
-	for (int i = 0; i < V; i++) {
-		if (row_column(i, E) < d) {
+	for (int i = 0; i < C::V; i++) {
+		if (row_column<C>(i) < d) {
 #pragma unroll
-			for (int e = 0; e < E; e++)
+			for (int e = 0; e < C::E; e++)
 				sum += f(v[i][e]);
 		}
 	}
-	return block_reduce<join_sum>(sum, shared);
+	return row_reduce<C, join_sum>(sum, shared);
 }
 
-/* As Y, or as e4m3 codes with the row's scale: the largest magnitude becomes the
- * largest code. */
-template <typename Y, int V, int E>
-__device__ __forceinline__ void row_store(Y *y, float *, const float (&v)[V][E], int d, int64_t, float *) {
+/* As Y, or as e4m3 codes, clipped; scale: of the codes, and its inverse. y is at the row. */
+template <typename C, typename Y>
+__device__ __forceinline__ void row_store(Y *y, const float *scale, const float (&v)[C::V][C::E], int d) {
+	float inverse = sizeof(Y) == 1 ? scale[1] : 1.f;
 #pragma unroll
-	for (int i = 0; i < V; i++) {
-		if (row_column(i, E) < d)
-			piece_store(y + row_column(i, E), v[i]);
+	for (int i = 0; i < C::V; i++) {
+		if (row_column<C>(i) < d)
+			piece_store(y + row_column<C>(i), v[i], inverse);
 	}
 }
-template <int V, int E>
-__device__ __forceinline__ void row_store(__nv_fp8_e4m3 *y, float *scale, const float (&v)[V][E], int d, int64_t row,
-	float *shared) {
-	float top = 0.f;
-#pragma unroll
-	for (int i = 0; i < V; i++) {
-		if (row_column(i, E) < d) {
-#pragma unroll
-			for (int e = 0; e < E; e++)
-				top = fmaxf(top, fabsf(v[i][e]));
-		}
-	}
-	top = fmaxf(block_reduce<join_max>(top, shared), 1e-5f);
-	float inverse = 448.f / top;
-	if (threadIdx.x == 0)
-		scale[row] = top / 448.f;
-#pragma unroll
-	for (int i = 0; i < V; i++) {
-		if (row_column(i, E) < d)
-			piece_store(y + row_column(i, E), v[i], inverse);
-	}
+
+/* As products take codes: the library refuses a scale that is not aligned. */
+inline bool one_scale(const struct tensor *t) {
+	return t->scale && t->one_scale && (uintptr_t)t->scale % 16 == 0;
+}
+
+/* The scale of a result, or NULL when it is no codes; false: latched. */
+inline bool scale_of(struct backend *be, const char *op, const struct tensor *y, const float **scale) {
+	*scale = y->dtype == DTYPE_FP8_E4M3 ? y->scale : nullptr;
+	if (y->dtype != DTYPE_FP8_E4M3 || one_scale(y))
+		return true;
+	cuda_latch_text(be, -EINVAL, op, "fp8 results want one scale, 16-byte aligned");
+	return false;
 }
 
 /* Calls f(Y) with the C type of a row's output dtype. */

@@ -82,19 +82,34 @@ static void linear_silu_unbiased(struct run *r) {
 	linear_case(r, 33, 1024, 256, ACT_SILU, false);
 }
 
-/* Rows that enter an fp8 layer: codes in that mode, activations in the others. */
-#define CODES(r, ...)                                                                              \
-	make(r, (r)->precision == PRECISION_FP8 ? DTYPE_FP8_E4M3 : (r)->act, DIMS(__VA_ARGS__))
+/* What enters an fp8 layer: codes that reach to +-bound in that mode, activations
+ * in the others. */
+static struct tensor codes_make(struct run *r, float bound, int64_t rows, int64_t cols) {
+	struct tensor t = make(r, r->precision == PRECISION_FP8 ? DTYPE_FP8_E4M3 : r->act,
+		DIMS(rows, cols));
+	if (t.dtype == DTYPE_FP8_E4M3) {
+		float scale[2] = {bound / 448, 448 / bound};
+		t.scale = (float *)hold(r, 16 + sizeof scale) + 4; /* as out of a table */
+		t.one_scale = true;
+		backend_upload(r->be, t.scale, scale, sizeof scale);
+		backend_sync(r->be, NULL);
+	}
+	return t;
+}
 
 static void codes_case(struct run *r, int n, int d, int groups) {
-	struct tensor x = F32(r, n, d), y = CODES(r, n, d), narrow = IN(r, n, d);
+	struct tensor x = F32(r, n, d), y = codes_make(r, 1, n, d), narrow = IN(r, n, d);
 	struct tensor scale = F32(r, groups, d), shift = F32(r, groups, d);
 	r->ops->convert(r->be, &y, &x);
 	emit(r, &y);
 	r->ops->convert(r->be, &y, &narrow);
 	emit(r, &y);
+	y = codes_make(r, 8, n, d);
 	r->ops->norm_modulate(r->be, &y, &x, &scale, &shift, 1e-6f);
 	emit(r, &y);
+	struct tensor two = make(r, DTYPE_F32, DIMS(2));
+	r->ops->code_scale(r->be, &two, &x);
+	emit(r, &two);
 }
 
 /* A part of a block as the transformer runs it: codes in, codes out, in place. */
@@ -112,8 +127,8 @@ static void codes_block(struct run *r, int n, int d, int hidden) {
 		fprintf(stderr, "test_device: %s\n", e.text);
 		exit(1);
 	}
-	struct tensor x = F32(r, n, d), y = CODES(r, n, d), wide = CODES(r, n, hidden),
-		      gate = F32(r, 1, d), scale = F32(r, 1, d), shift = F32(r, 1, d);
+	struct tensor x = F32(r, n, d), y = codes_make(r, 16, n, d),
+		      wide = codes_make(r, 64, n, hidden), gate = F32(r, 1, d), scale = F32(r, 1, d), shift = F32(r, 1, d);
 	struct norm_args norm = {&scale, &shift, 1e-6f};
 	r->ops->norm_modulate(r->be, &y, &x, &scale, &shift, 1e-6f);
 	for (int i = 0; i < 2; i++) {

@@ -495,6 +495,40 @@ static void quantised_rows_keep_their_scale(void **state) {
 	fixture_reset(&fx);
 }
 
+/* With one scale nothing of what it was made for is clipped, everything else is. */
+static void codes_share_a_scale(void **state) {
+	(void)state;
+	enum { N = 5, D = 260 };
+	float *x = fixture_host(&fx, N * D, 3, 0), peak = 0, two[2];
+	for (int i = 0; i < N * D; i++)
+		peak = fmaxf(peak, fabsf(x[i]));
+	struct tensor tx = fixture_upload(&fx, x, DIMS(N, D)),
+		      back = fixture_tensor(&fx, DTYPE_F32, DIMS(N, D)),
+		      scale = fixture_tensor(&fx, DTYPE_F32, DIMS(2));
+	struct tensor q = fixture_tensor(&fx, DTYPE_FP8_E4M3, DIMS(N, D));
+	q.scale = scale.data;
+	q.one_scale = true;
+	fx.ops->code_scale(fx.be, &scale, &tx);
+	fx.ops->convert(fx.be, &q, &tx);
+	fx.ops->convert(fx.be, &back, &q);
+	backend_download(fx.be, two, scale.data, sizeof two);
+	assert_true(fabsf(two[0] * 448 / peak - 1) < 1e-6f && fabsf(two[0] * two[1] - 1) < 1e-6f);
+	fixture_expect(&fx, "codes of one scale", &back, x, 1.0 / 28);
+	struct tensor rows = tensor_rows(q, 2, 1), row = fixture_tensor(&fx, DTYPE_F32, DIMS(1, D));
+	fx.ops->convert(fx.be, &row, &rows);
+	fixture_expect(&fx, "a row of them", &row, x + 2 * D, 1.0 / 28);
+	two[0] /= 2, two[1] *= 2;
+	backend_upload(fx.be, scale.data, two, sizeof two);
+	fx.ops->convert(fx.be, &q, &tx);
+	fx.ops->convert(fx.be, &back, &q);
+	float *got = fixture_download(&fx, &back);
+	for (int i = 0; i < N * D; i++)
+		assert_true(fabsf(got[i]) <= peak / 2 * 1.000001f);
+	free(got);
+	free(x);
+	fixture_reset(&fx);
+}
+
 int main(void) {
 	fx = fixture_create();
 	const struct CMUnitTest tests[] = {
@@ -513,6 +547,7 @@ int main(void) {
 		cmocka_unit_test(codes_survive_a_round_trip),
 		cmocka_unit_test(conversion_rounds_to_nearest),
 		cmocka_unit_test(quantised_rows_keep_their_scale),
+		cmocka_unit_test(codes_share_a_scale),
 	};
 	int failed = cmocka_run_group_tests_name("plain", tests, NULL, NULL);
 	fixture_destroy(&fx);

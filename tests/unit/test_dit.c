@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The transformer on a toy: the merged padding key equals attending to every
  * padding row, the shortened pass leaves the keys and values of the whole one,
- * unknown timesteps are refused. */
+ * unknown timesteps are refused, scales of fp8 codes clip nothing. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/dit.h"
+#include "engine/dit_impl.h"
 #include "tests/support/compare.h"
 #include "tests/support/toy_model.h"
 
@@ -190,12 +190,97 @@ static void missing_and_misshaped_weights_are_named(void **state) {
 	dit_destroy(NULL);
 }
 
+/* One layer, two timesteps, random modulations; the worst row is all in one channel. */
+enum { D = 24, HIDDEN = 40, STEPS = 2 };
+
+static float noise(void) {
+	static uint64_t state = 1;
+	state = state * 6364136223846793005u + 1442695040888963407u;
+	return (float)(state >> 40) * 0x1p-23f - 1;
+}
+
+/* Row x of D, normalised, then modulated; the largest magnitude of it. */
+static float modulated(float *x, const float *scale, const float *shift) {
+	float mean = 0, square = 0, peak = 0;
+	for (int i = 0; i < D; i++)
+		mean += x[i] / D;
+	for (int i = 0; i < D; i++)
+		square += (x[i] - mean) * (x[i] - mean) / D;
+	for (int i = 0; i < D; i++) {
+		x[i] = (x[i] - mean) / sqrtf(square) * (1 + scale[i]) + shift[i];
+		peak = fmaxf(peak, fabsf(x[i]));
+	}
+	return peak;
+}
+
+static float product_peak(const float *x, const float *w, const float *b, int rows) {
+	float peak = 0;
+	for (int r = 0; r < rows; r++) {
+		float sum = b[r];
+		for (int i = 0; i < D; i++)
+			sum += x[i] * w[r * D + i];
+		peak = fmaxf(peak, fabsf(sum));
+	}
+	return peak;
+}
+
+static void codes_are_never_clipped(void **state) {
+	(void)state;
+	struct error e = {0};
+	struct dit *d = calloc(1, sizeof *d + sizeof d->layer[0]);
+	assert_non_null(d);
+	struct dit_layer *l = d->layer;
+	static float table[STEPS * MOD_COUNT * D], w[HIDDEN * D], b[HIDDEN];
+	float scale[STEPS][CODES_COUNT][CODE_SCALE_STRIDE];
+	for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+		table[i] = 2 * noise();
+	for (size_t i = 0; i < sizeof w / sizeof *w; i++)
+		w[i] = noise();
+	for (int i = 0; i < HIDDEN; i++)
+		b[i] = noise();
+	struct tensor wt = tensor_2d(w, DTYPE_F32, HIDDEN, D), bt = tensor_1d(b, DTYPE_F32, HIDDEN);
+	assert_int_equal(dit_row_bound(&wt, &bt, &l->ffn_row, &l->ffn_bias, &e), 0);
+	l->v_row = l->ffn_row;
+	l->v_bias = l->ffn_bias;
+	d->be = f.be;
+	d->c = (struct dit_config){.dim = D, .layers = 1};
+	d->timesteps = STEPS;
+	d->code_scale = tensor_4d(backend_alloc(f.be, sizeof scale, &e), DTYPE_F32, STEPS, 1,
+		CODES_COUNT, CODE_SCALE_STRIDE);
+	assert_int_equal(dit_codes_load(d, table, &e), 0);
+	backend_download(f.be, scale, d->code_scale.data, sizeof scale);
+	double used = 0;
+	for (int t = 0; t < STEPS; t++) {
+		assert_true(fabsf(scale[t][CODES_SA][0] * scale[t][CODES_SA][1] - 1) < 1e-6f);
+		const float *row = table + t * MOD_COUNT * D;
+		for (int k = 0; k < 400; k++) {
+			float sa[D], ff[D];
+			for (int i = 0; i < D; i++)
+				sa[i] = ff[i] = k < D ? (float)(i == k) : noise();
+			float peak = modulated(sa, row + MOD_SCALE_SA * D, row + MOD_SHIFT_SA * D);
+			assert_true(peak <= 448 * scale[t][CODES_SA][0]);
+			used = fmax(used, (double)(peak / 448 / scale[t][CODES_SA][0]));
+			for (int other = 0; other < STEPS; other++)
+				assert_true(product_peak(sa, w, b, HIDDEN) <=
+					    448 * scale[other][CODES_O][0]);
+			peak = modulated(ff, row + MOD_SCALE_FF * D, row + MOD_SHIFT_FF * D);
+			assert_true(peak <= 448 * scale[t][CODES_FF][0]);
+			assert_true(product_peak(ff, w, b, HIDDEN) <=
+				    448 * scale[t][CODES_HIDDEN][0]);
+		}
+	}
+	assert_true(used > 0.5); /* a bound, not a guess far away */
+	backend_free(f.be, d->code_scale.data);
+	free(d);
+}
+
 int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(merged_padding_equals_attending_to_all_of_it),
 		cmocka_unit_test(the_short_pass_leaves_the_same_keys),
 		cmocka_unit_test(other_timesteps_are_refused),
 		cmocka_unit_test(missing_and_misshaped_weights_are_named),
+		cmocka_unit_test(codes_are_never_clipped),
 	};
 	return cmocka_run_group_tests(tests, setup, teardown);
 }
