@@ -6,6 +6,7 @@
  * the plain core. The first `reserved` bytes of the scratch memory are taken. */
 #include <math.h>
 
+#include "kernels/cuda/attention_small.cuh"
 #include "kernels/cuda/attention_sm90.cuh"
 
 template <int C, class S>
@@ -33,6 +34,10 @@ static void attention_launch(struct backend *be, struct tensor *y, const struct 
 		return;
 	}
 	bool tensor_cores = q->dtype == DTYPE_BF16 && keys == DTYPE_BF16 && y->dtype == DTYPE_BF16;
+	if (tensor_cores && attention_small(be, y, q, source, tiles, heads, scale)) {
+		launch_check(be, "attention", q);
+		return;
+	}
 	bool hopper = tensor_cores && c == 128 && attention_sm90_ready(be);
 	if (hopper && attention_sm90(be, y, q, source, tiles, n_tiles, heads, scale, reserved)) {
 		launch_check(be, "attention", q);

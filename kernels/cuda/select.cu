@@ -12,6 +12,7 @@
 #define GROUPS (THREADS / 8)
 #define ROWS 8  /* query blocks a CTA */
 #define PAIR 2  /* means a group scores at a time */
+#define WIDE 128 /* channels of a piece */
 #define HELD 18 /* keys a lane holds while it ranks: 576 blocks */
 #define SHARED_MAX (96 * 1024)
 /* Keys while a row is ranked: not eligible; not kept; in doubt; kept. */
@@ -40,11 +41,16 @@ __device__ __forceinline__ float4 channels(const float *p, int ch, int c) {
 	return ch < c ? *reinterpret_cast<const float4 *>(p + ch) : make_float4(0.f, 0.f, 0.f, 0.f);
 }
 
-/* The score of q and mean in f64 by the LANES lanes of a group, all of a warp calling. */
-template <int LANES> __device__ __forceinline__ float exact(const float *q, const float *mean, int c, int lane) {
+/* Where channel ch of row r lies in q. */
+__device__ __forceinline__ int place_of(int r, int ch) {
+	return ch / WIDE * (ROWS * WIDE) + r * WIDE + ch % WIDE;
+}
+
+/* The score of row r of q and mean in f64 by the LANES lanes of a group, all of a warp calling. */
+template <int LANES> __device__ __forceinline__ float exact(const float *q, int r, const float *mean, int c, int lane) {
 	double sum = 0.;
 	for (int ch = lane % LANES * 4; ch < c; ch += LANES * 4)
-		sum = add4(sum, channels(q, ch, c), channels(mean, ch, c));
+		sum = add4(sum, *reinterpret_cast<const float4 *>(q + place_of(r, ch)), channels(mean, ch, c));
 	__syncwarp();
 #pragma unroll
 	for (int o = LANES / 2; o > 0; o >>= 1)
@@ -57,7 +63,7 @@ struct selection {
 	const span_list &l;
 	const select_args &a;
 	int head, rows, frames, blocks, near, candidates;
-	float *q;       /* [ROWS][c] */
+	float *q;       /* [c in pieces of WIDE][ROWS][WIDE], zeros where there is nothing */
 	float *norm;    /* [ROWS]: |q| */
 	uint32_t *key;  /* [ROWS][blocks] */
 	uint32_t *open; /* [frames]: the rows for which a frame's blocks are eligible, one bit each */
@@ -66,8 +72,8 @@ struct selection {
 		int slot, s = span_find(l, f, &slot);
 		return l.frame_mean[s] + ((int64_t)head * l.slots[s] + slot) * l.c;
 	}
-	__device__ const float *block_mean(int b) const {
-		int f = b / l.per_frame, slot, s = span_find(l, f, &slot);
+	__device__ const float *block_mean(int b, int f) const {
+		int slot, s = span_find(l, f, &slot);
 		return l.block_mean[s] + (((int64_t)head * l.slots[s] + slot) * l.per_frame + (b - f * l.per_frame)) * l.c;
 	}
 };
@@ -76,12 +82,12 @@ struct selection {
  * `middle` surpass. Whole CTA. */
 __device__ __forceinline__ void open_frames(const selection &s, int middle, int lane, int warp) {
 	int group = threadIdx.x / 8, n = s.candidates;
-	for (int base = 0; base < n; base += GROUPS) {
-		int i = min(base + group, n - 1);
+	for (int base = warp * 4; base < n; base += GROUPS) {
+		int i = min(base + group % 4, n - 1);
 		const float *mean = s.frame_mean(s.a.keep_sink + i);
 		for (int r = 0; r < s.rows; r++) {
-			float score = exact<8>(s.q + r * s.l.c, mean, s.l.c, lane);
-			if (lane % 8 == 0 && base + group < n)
+			float score = exact<8>(s.q, r, mean, s.l.c, lane);
+			if (lane % 8 == 0 && base + group % 4 < n)
 				s.key[r * n + i] = ordered(score);
 		}
 	}
@@ -98,32 +104,35 @@ __device__ __forceinline__ void open_frames(const selection &s, int middle, int 
 }
 
 /* f32 scores of all rows with the PAIR blocks from b on; returns the larger |mean|^2.
- * rows[j]: for which block b + j is eligible. All lanes of the warp call this. */
-__device__ __forceinline__ float score(const selection &s, int b, const uint32_t (&rows)[PAIR], int lane) {
+ * All lanes of the warp call this. */
+__device__ __forceinline__ float score(const selection &s, int b, int lane) {
 	float sum[PAIR][ROWS + 1] = {}; /* the last: |mean|^2 */
+	uint32_t rows[PAIR];            /* for which each block is eligible */
+	const float *mean[PAIR];
 	int c = s.l.c;
-	if (rows[0] | rows[1]) {
-		const float *mean[PAIR];
 #pragma unroll
-		for (int j = 0; j < PAIR; j++)
-			mean[j] = s.block_mean(min(b + j, s.blocks - 1));
-		for (int base = lane % 8 * 4; base < c; base += 128) {
-			float4 k[4][PAIR];
+	for (int j = 0; j < PAIR; j++) {
+		int at = min(b + j, s.blocks - 1), f = at / s.l.per_frame;
+		rows[j] = b + j < s.blocks ? s.open[f] : 0;
+		mean[j] = s.block_mean(at, f);
+	}
+	for (int piece = 0; piece < c && (rows[0] | rows[1]); piece += WIDE) {
+		const float4 *q = reinterpret_cast<const float4 *>(s.q + piece * ROWS) + lane % 8;
+		float4 k[4][PAIR];
 #pragma unroll
-			for (int i = 0; i < 4 * PAIR; i++)
-				k[i / PAIR][i % PAIR] = channels(mean[i % PAIR], base + i / PAIR * 32, c);
+		for (int i = 0; i < 4 * PAIR; i++)
+			k[i / PAIR][i % PAIR] = channels(mean[i % PAIR], piece + lane % 8 * 4 + i / PAIR * 32, c);
 #pragma unroll
-			for (int u = 0; u < 4; u++) {
+		for (int u = 0; u < 4; u++) {
+#pragma unroll
+			for (int j = 0; j < PAIR; j++)
+				sum[j][ROWS] = add4(sum[j][ROWS], k[u][j], k[u][j]);
+#pragma unroll
+			for (int r = 0; r < ROWS; r++) {
+				float4 x = q[r * (WIDE / 4) + u * 8];
 #pragma unroll
 				for (int j = 0; j < PAIR; j++)
-					sum[j][ROWS] = add4(sum[j][ROWS], k[u][j], k[u][j]);
-#pragma unroll
-				for (int r = 0; r < ROWS; r++) {
-					float4 q = channels(s.q + r * c, base + u * 32, c);
-#pragma unroll
-					for (int j = 0; j < PAIR; j++)
-						sum[j][r] = add4(sum[j][r], q, k[u][j]);
-				}
+					sum[j][r] = add4(sum[j][r], x, k[u][j]);
 			}
 		}
 	}
@@ -186,10 +195,19 @@ struct ranking {
 		each([&](int, uint32_t &x) { count += x >= cut; });
 		return __reduce_add_sync(~0u, count);
 	}
-	/* The keep-th largest key, found bit by bit until that many keys reach it. */
+	/* The keep-th largest key, found bit by bit, from the first on in which the
+	 * eligible differ, until that many keys reach it. */
 	__device__ __forceinline__ uint32_t last_kept(int keep) {
-		uint32_t cut = 0, least = ~0u;
-		for (int bit = 31; bit >= 0; bit--) {
+		uint32_t most = 0, least = ~0u;
+		each([&](int, uint32_t &x) {
+			most = max(most, x);
+			least = x != CLOSED ? min(least, x) : least;
+		});
+		most = __reduce_max_sync(~0u, most), least = __reduce_min_sync(~0u, least);
+		int bit = 31 - __clz((int)(most ^ least)); /* -1: all alike */
+		uint32_t cut = bit < 0 ? most : most & ~((2u << bit) - 1);
+		least = ~0u;
+		for (; bit >= 0; bit--) {
 			int count = reached(cut | 1u << bit);
 			if (count >= keep)
 				cut |= 1u << bit;
@@ -218,14 +236,14 @@ __device__ __forceinline__ bool decide(ranking &rank, int keep, float error) {
 }
 
 /* f64 scores for the keys in doubt. */
-__device__ __forceinline__ void score_doubted(const selection &s, ranking &rank, const float *q) {
+__device__ __forceinline__ void score_doubted(const selection &s, ranking &rank, int row) {
 	rank.save();
 	for (int first = 0; first < rank.n; first += 32) {
 		int i = first + rank.lane;
 		uint32_t left = __ballot_sync(~0u, i < rank.n && rank.key[i] == DOUBTED);
 		for (; left; left &= left - 1) {
 			int b = first + __ffs(left) - 1;
-			uint32_t x = ordered(exact<32>(q, s.block_mean(b), s.l.c, rank.lane));
+			uint32_t x = ordered(exact<32>(s.q, row, s.block_mean(b, b / s.l.per_frame), s.l.c, rank.lane));
 			if (rank.lane == 0)
 				rank.key[b] = min(max(x, DOUBTED), KEPT - 1);
 		}
@@ -255,14 +273,16 @@ __global__ void __launch_bounds__(THREADS, 1) select_kernel(int32_t *index, cons
 	extern __shared__ __align__(16) char shared[];
 	__shared__ uint32_t top; /* bits of the largest |mean|^2 */
 	int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, group = threadIdx.x >> 3, first = blockIdx.x * ROWS;
-	int frames = l.start[l.n], past = frames - a.current_frames;
+	int frames = l.start[l.n], past = frames - a.current_frames, wide = (int)ceil_div(l.c, WIDE) * WIDE;
 	selection s{l, a, (int)blockIdx.y, min(ROWS, query_blocks - first), frames, frames * l.per_frame, past - a.keep_near,
-		past - a.keep_near - a.keep_sink, (float *)shared, (float *)shared + ROWS * l.c, nullptr, nullptr};
+		past - a.keep_near - a.keep_sink, (float *)shared, (float *)shared + ROWS * wide, nullptr, nullptr};
 	s.key = (uint32_t *)(s.norm + ROWS);
 	s.open = s.key + ROWS * s.blocks;
 	const float *from = q_mean + ((int64_t)s.head * query_blocks + first) * l.c;
-	for (int i = threadIdx.x; i < ROWS * l.c; i += THREADS)
-		s.q[i] = i < s.rows * l.c ? from[i] : 0.f;
+	for (int i = threadIdx.x; i < ROWS * wide; i += THREADS) {
+		int r = i / wide, ch = i - r * wide;
+		s.q[place_of(r, ch)] = r < s.rows && ch < l.c ? from[r * l.c + ch] : 0.f;
+	}
 	bool two_stage = a.keep_frames > 0 && past > a.keep_frames;
 	for (int f = threadIdx.x; f < frames; f += THREADS)
 		s.open[f] = !two_stage || f < a.keep_sink || f >= s.near ? (1u << s.rows) - 1 : 0;
@@ -272,7 +292,7 @@ __global__ void __launch_bounds__(THREADS, 1) select_kernel(int32_t *index, cons
 	if (warp < s.rows) {
 		float sum = 0.f;
 		for (int ch = lane; ch < l.c; ch += 32)
-			sum += s.q[warp * l.c + ch] * s.q[warp * l.c + ch];
+			sum += s.q[place_of(warp, ch)] * s.q[place_of(warp, ch)];
 		sum = warp_sum(sum);
 		if (lane == 0)
 			s.norm[warp] = sqrtf(sum);
@@ -282,14 +302,8 @@ __global__ void __launch_bounds__(THREADS, 1) select_kernel(int32_t *index, cons
 		open_frames(s, middle, lane, warp);
 
 	float most = 0.f;
-	for (int base = 0; base < s.blocks; base += PAIR * GROUPS) {
-		int b = base + group * PAIR;
-		uint32_t rows[PAIR];
-#pragma unroll
-		for (int j = 0; j < PAIR; j++)
-			rows[j] = b + j < s.blocks ? s.open[(b + j) / l.per_frame] : 0;
-		most = fmaxf(most, score(s, b, rows, lane));
-	}
+	for (int base = warp * 4 * PAIR; base < s.blocks; base += PAIR * GROUPS)
+		most = fmaxf(most, score(s, base + group % 4 * PAIR, lane));
 	atomicMax(&top, __float_as_uint(warp_max(most)));
 	__syncthreads();
 	if (warp >= s.rows)
@@ -303,7 +317,7 @@ __global__ void __launch_bounds__(THREADS, 1) select_kernel(int32_t *index, cons
 	if (decide(rank, a.keep, error)) {
 		write_list(out, rank, DOUBTED, a.keep);
 	} else {
-		score_doubted(s, rank, s.q + warp * l.c);
+		score_doubted(s, rank, warp);
 		write_list(out, rank, rank.last_kept(a.keep), a.keep);
 	}
 }
@@ -319,7 +333,7 @@ void cuda_select_blocks(struct backend *be, struct block_list *list, const struc
 		cuda_latch_text(be, -EINVAL, "select_blocks", "keep exceeds the candidates, or head_dim % 4 != 0");
 		return;
 	}
-	size_t bytes = (ROWS * ((size_t)l.c + 1 + (size_t)blocks) + (size_t)frames) * 4;
+	size_t bytes = (ROWS * ((size_t)ceil_div(l.c, WIDE) * WIDE + 1 + (size_t)blocks) + (size_t)frames) * 4;
 	if (bytes > SHARED_MAX) {
 		cuda_latch_text(be, -EINVAL, "select_blocks", "the window has more key blocks than fit into shared memory");
 		return;

@@ -29,6 +29,7 @@ KERNELS = (
     # The calls are divisions before the loop.
     Kernel(r"attention_mma_kernel<64, .*>", registers=136, least={"HMMA.16816.F32.BF16": 64, "LDSM": 32, "LDGSTS": 4}, calls=2),
     Kernel(r"attention_mma_kernel<128, .*>", registers=232, least={"HMMA.16816.F32.BF16": 128, "LDSM": 64, "LDGSTS": 4}, calls=2),
+    Kernel(r"attention_small_kernel<.*>", registers=176, least={"HMMA.16816.F32.BF16": 16, "LDSM": 8, "LDGSTS": 24}, calls=4),
     # wgmma over tiles of 64 keys brought by bulk copies; with a warp of its own that brings them, registers move to those that
     # multiply. A DEPBAR behind every HGMMA would mean that ptxas made them wait for each other.
     Kernel(r"attention_sm90_kernel<plan<1, .*>", ("90a",), registers=160, least={"HGMMA": 24, "UBLKCP": 6},
