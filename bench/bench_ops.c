@@ -71,9 +71,10 @@ static struct tensor make_empty(struct bench *b, enum dtype d, int rank, const i
 	struct error e = {0};
 	struct tensor t = tensor_make(NULL, d, rank, dim);
 	t.data = backend_alloc(b->be, tensor_bytes(&t), &e);
-	if (t.data && d == DTYPE_FP8_E4M3)
-		t.scale = backend_alloc(b->be, (size_t)tensor_row_count(&t) * sizeof(float), &e);
-	if (!t.data || (d == DTYPE_FP8_E4M3 && !t.scale))
+	t.one_scale = d == DTYPE_FP8_E4M3;
+	if (t.data && t.one_scale)
+		t.scale = backend_alloc(b->be, 2 * sizeof(float), &e);
+	if (!t.data || (t.one_scale && !t.scale))
 		die("memory", &e);
 	return t;
 }
@@ -100,7 +101,9 @@ static struct tensor make_as(struct bench *b, enum dtype d, int rank, const int6
 	struct tensor plain = make(b, rank, dim);
 	if (d == DTYPE_F32)
 		return plain;
-	struct tensor t = make_empty(b, d, rank, dim);
+	struct tensor t = make_empty(b, d, rank, dim), scale = tensor_1d(t.scale, DTYPE_F32, 2);
+	if (t.one_scale)
+		b->ops->code_scale(b->be, &scale, &plain);
 	b->ops->convert(b->be, &t, &plain);
 	backend_sync(b->be, NULL);
 	backend_free(b->be, plain.data);

@@ -181,9 +181,7 @@ template <class P> struct consumer {
 	}
 	/* Lets the producer overwrite what this warp has read. */
 	__device__ void release(uint32_t bar) const {
-		__syncwarp();
-		if (thread % 32 == 0)
-			barrier_arrive(bar);
+		barrier_release(bar, thread % 32);
 	}
 	/* A part without queries here: lets the others go on. */
 	__device__ void skip() {

@@ -54,7 +54,8 @@ __device__ __forceinline__ void merge_small(__nv_bfloat16 *y, char *shared, cons
 			sum += state[w][row].y * weight;
 			o.x += x.x * weight, o.y += x.y * weight;
 		}
-		*reinterpret_cast<__nv_bfloat162 *>(y + row * stride + ch) = __floats2bfloat162_rn(o.x / sum, o.y / sum);
+		float inv = 1.f / sum;
+		*reinterpret_cast<__nv_bfloat162 *>(y + row * stride + ch) = __floats2bfloat162_rn(o.x * inv, o.y * inv);
 	}
 }
 

@@ -15,6 +15,12 @@ __device__ __forceinline__ void barrier_arrive(uint32_t bar) {
 __device__ __forceinline__ void barrier_arrive_bytes(uint32_t bar, int bytes) {
 	asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(bar), "r"(bytes) : "memory");
 }
+/* One arrival of a warp, after what all its lanes have read. All lanes call this. */
+__device__ __forceinline__ void barrier_release(uint32_t bar, int lane) {
+	__syncwarp();
+	if (lane == 0)
+		barrier_arrive(bar);
+}
 /* Returns when the phase of this parity is over. */
 __device__ __forceinline__ void barrier_wait(uint32_t bar, int parity) {
 	asm volatile("{\n.reg .pred done;\nagain:\n"

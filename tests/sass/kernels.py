@@ -43,7 +43,9 @@ KERNELS = (
     Kernel(r"select_kernel", registers=128, calls=4),
     Kernel(r"norm_modulate_kernel<.*>", registers=144, calls=5),
     Kernel(r"rms_norm_kernel<.*>", registers=128, calls=1),
-    Kernel(r"qk_norm_rope_kernel<.*>", registers=64, calls=3),
+    # Rows that stay in registers while blocks go over them: no more of those than let three blocks of 256 (one of 768) live.
+    Kernel(r"norm_stream_kernel<.*>", registers=80, calls=2),
+    Kernel(r"qkv_kernel<.*>", registers=80, calls=2),
     Kernel(r"block_mean_kernel<.*>", registers=48, calls=2),
     Kernel(r"denoise_kernel", registers=40),
     # The decoders. A step of 16 channels: (pixels / 16) x (columns / 8) HMMA, two or four of them; on Hopper two HGMMA, in two depths.
