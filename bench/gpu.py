@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The measuring side of bench/gpu.sh: runs the programs of a build on one GPU and writes their figures as one result.
 
-    python3 bench/gpu.py --build DIR [--parts PART,...] [--quick] [--backend cuda] [--logs DIR] --out FILE
+    python3 bench/gpu.py --build DIR [--parts PART,...] [--beside GPU] [--quick] [--backend cuda] [--logs DIR] --out FILE
+
+With --beside, what is marked * runs on that GPU meanwhile: one of the same kind, on a machine with cores to spare.
 
 Parts, in this order, and what they give (a figure that could not be taken is missing, its part is listed under "failures"):
   device      device_cases_failed                             test_device, every op against the CPU in f32, bf16 and fp8
@@ -9,19 +11,20 @@ Parts, in this order, and what they give (a figure that could not be taken is mi
   quality     demo_rollout_*, demo_psnr_<precision>_to_f32_db the demo model's rollout against its own f32 video
   stream      stream_fps, stream_first_frame_ms, vram_gib     bench_stream: random wan-1.3b, 480x832, fp8, the manifest's sparsity
   dense       stream_fps_dense_bf16                           the same, dense, bf16
-  stages      stage_ms_*, elementwise_share                   the same as stream, kernels timed by CUPTI (kernel_times)
+* stages      stage_ms_*, elementwise_share                   the same as stream, kernels timed by CUPTI (kernel_times)
   ops         attention_sparse15_tflops, attention_dense_tflops, select_us, linear_<precision>_tflops
-  peers       peer_*                                          PyTorch in the same run
+* peers       peer_*                                          PyTorch in the same run
   client      client_fps, prompt_to_picture_ms                a WebSocket client of the daemon, random wan-1.3b, VP9 beside it
   encoder     encoder_fps_<N>_threads_speed_<M>               the daemon's VP9 alone: noisy test pictures of that size
   client_demo client_fps_demo                                 the same with the demo model
-  sanitizers  sanitizer_errors                                test_device under memcheck, racecheck, initcheck, synccheck
+* sanitizers  sanitizer_errors                                test_device under memcheck, racecheck, initcheck, synccheck
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import copy
 import glob
 import json
 import os
@@ -29,6 +32,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from typing import Callable
 
@@ -60,10 +64,12 @@ class Failure(Exception):
 class Run:
     def __init__(self, a: argparse.Namespace) -> None:
         self.a = a
+        self.env: dict[str, str] = {}
         self.metrics: dict[str, dict[str, object]] = {}
         self.details: dict[str, object] = {}
         self.failures: dict[str, str] = {}
         self.scratch = tempfile.mkdtemp()
+        self.writing = threading.Lock()
 
     def program(self, name: str) -> str:
         for path in (os.path.join(self.a.build, PLACES[name], name), os.path.join(self.a.build, name)):
@@ -80,7 +86,7 @@ class Run:
         """Standard output; what was said lies in the logs."""
         start = time.monotonic()
         try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout, env={**os.environ, **(env or {})})
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout, env={**os.environ, **self.env, **(env or {})})
         except subprocess.TimeoutExpired as late:
             said = (late.stdout or b"").decode(errors="replace") + (late.stderr or b"").decode(errors="replace")
             self.log(label, command, "timeout", said)
@@ -290,6 +296,7 @@ def sanitizers(r: Run) -> None:
 
 
 PARTS: tuple[Callable[[Run], None], ...] = (device, golden, quality, stream, dense, stages, ops, peers, encoder, client, client_demo, sanitizers)
+BESIDE = (stages, peers, sanitizers)
 
 
 def card() -> dict[str, str]:
@@ -313,11 +320,23 @@ def targets(r: Run) -> dict[str, str]:
     return out
 
 
+def do(r: Run, parts: list[Callable[[Run], None]]) -> None:
+    for part in parts:
+        print(part.__name__, flush=True)
+        try:
+            part(r)
+        except (Failure, KeyError, ValueError, IndexError) as why:
+            r.failures[part.__name__] = f"{type(why).__name__}: {why}"
+            print(f"  {part.__name__} FAILED {why}", flush=True)
+        with r.writing:
+            write(r)
+
+
 def write(r: Run) -> None:
     c = r.details.get("card") or {}
     machine = f"{c.get('name', 'no GPU')}, driver {c.get('driver_version')}, {c.get('power.limit')}, {len(os.sched_getaffinity(0))} CPU cores"
-    result = dict(bench="gpu", commit=r.a.commit or commit(), machine=machine, command="bench/gpu.sh " + " ".join(sys.argv[1:]), metrics=r.metrics,
-                  targets=targets(r), failures=r.failures, details=r.details)
+    result = dict(bench="gpu", commit=r.a.commit or commit(), machine=machine, command="bench/gpu.sh " + " ".join(sys.argv[1:]), metrics=dict(r.metrics),
+                  targets=targets(r), failures=dict(r.failures), details=dict(r.details))
     with open(r.a.out, "w") as f:
         json.dump(result, f, indent="\t")
         f.write("\n")
@@ -327,6 +346,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--build", required=True)
     p.add_argument("--parts", default=",".join(part.__name__ for part in PARTS))
+    p.add_argument("--beside", metavar="GPU", help="number of a second one")
     p.add_argument("--quick", action="store_true", help="fewer chunks and prompts")
     p.add_argument("--backend", default="cuda")
     p.add_argument("--model", default=RANDOM, help="of stream, dense, stages and client")
@@ -347,16 +367,14 @@ def main() -> None:
         p.error(f"no such part: {', '.join(sorted(unknown))}")
     r = Run(a)
     r.details["card"] = card()
-    for part in PARTS:
-        if part.__name__ not in wanted:
-            continue
-        print(part.__name__, flush=True)
-        try:
-            part(r)
-        except (Failure, KeyError, ValueError, IndexError) as why:
-            r.failures[part.__name__] = f"{type(why).__name__}: {why}"
-            print(f"  FAILED {why}", flush=True)
-        write(r)
+    parts = [part for part in PARTS if part.__name__ in wanted]
+    beside = [part for part in parts if a.beside and part in BESIDE]
+    other = copy.copy(r)
+    other.env = dict(CUDA_VISIBLE_DEVICES=a.beside or "")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        late = pool.submit(do, other, beside)
+        do(r, [part for part in parts if part not in beside])
+        late.result()
     for name, said in targets(r).items():
         print(f"{name} {said}")
     sys.exit(1 if r.failures else 0)

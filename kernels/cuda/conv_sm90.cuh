@@ -212,8 +212,8 @@ __global__ void __launch_bounds__(flow_threads<GROUPS, MORE>(), BLOCKS) conv_flo
 					wgmma_bf16<NJ>(acc[i], fa[kk & 1][i], b + kk * 2);
 				wgmma_commit();
 				wgmma_wait<1>();
-				if (kk == 0 && used >= 0)
-					barrier_release(weight.empty + used * 8, lane);
+				if (kk == 0 && used >= 0 && lane == 0)
+					barrier_arrive(weight.empty + used * 8);
 				if (kk + 1 < depth()) {
 #pragma unroll
 					for (int i = 0; i < MI; i++)
@@ -244,7 +244,8 @@ __global__ void __launch_bounds__(flow_threads<GROUPS, MORE>(), BLOCKS) conv_flo
 			patch.next();
 		}
 		wgmma_wait<0>();
-		barrier_release(weight.empty + used * 8, lane);
+		if (lane == 0)
+			barrier_arrive(weight.empty + used * 8);
 
 		/* A quad's lanes exchange channels: of two in each of four fragments each gets eight of one. */
 		int late = lane; /* opaque: what follows is not worth registers in the loop */

@@ -48,11 +48,13 @@ KERNELS = (
     Kernel(r"qkv_kernel<.*>", registers=80, calls=2),
     Kernel(r"block_mean_kernel<.*>", registers=48, calls=2),
     Kernel(r"denoise_kernel", registers=40),
-    # The decoders. A step of 16 channels: (pixels / 16) x (columns / 8) HMMA, two or four of them; on Hopper two HGMMA, in two depths.
+    # The decoders. A step of 16 channels: (pixels / 16) x (columns / 8) HMMA, two or four of them; on Hopper two HGMMA, in two depths,
+    # and as many waits as steps in the code: more would mean that ptxas lets no two overlap.
     Kernel(r"conv_patch_kernel<16, 64, .*>", registers=128, least={"HMMA.16816.F32.BF16": 32, "LDSM": 12, "LDGSTS": 4}),
     Kernel(r"conv_patch_kernel<8, .*>", registers=200, least={"HMMA.16816.F32.BF16": 32, "LDSM": 12, "LDGSTS": 4}),
     Kernel(r"conv_few_kernel<.*>", registers=84, least={"HMMA.16816.F32.BF16": 24, "LDSM": 10, "LDGSTS": 4}),
-    Kernel(r"conv_flow_kernel<8, .*>", ("90a",), registers=168, least={"HGMMA": 8, "LDSM": 8, "UTMALDG": 2, "UBLKCP": 1}),
+    Kernel(r"conv_flow_kernel<8, .*>", ("90a",), registers=168, least={"HGMMA": 8, "LDSM": 8, "UTMALDG": 2, "UBLKCP": 1},
+           most={"WARPGROUP.DEPBAR": 11}),
     Kernel(r"channel_norm_vectors_kernel<.*>", registers=80, calls=2),
     Kernel(r"attention_wide_kernel<.*>", registers=248, least={"HMMA.16816.F32.BF16": 32, "LDSM": 16, "LDGSTS": 3}, calls=1),
 )
