@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Times attention at a video model's sizes and prints one JSON object: dense over
- * the full window and over one chunk, sparse over random lists of blocks of 64 and
- * of 128 tokens (TFLOPS of the kept keys: 4 * queries * kept keys * channels *
+ * the full window and over one chunk, sparse over random lists of blocks of 64, of
+ * 128 and of 16 tokens (TFLOPS of the kept keys: 4 * queries * kept keys * channels *
  * heads), selection, and attention to a text.
  *
  *	bench_attention [--backend cuda] [--frames 21] [--tokens 1560] [--heads 12]
@@ -307,8 +307,10 @@ int main(int argc, char **argv) {
 	dense(&b, "attention_chunk", CHUNK);
 	sparse(&b, "attention_sparse15", 64);
 	sparse(&b, "attention_sparse15_128", 128);
+	sparse(&b, "attention_sparse15_16", 16);
 	selection(&b, "select", 64, 6);
 	selection(&b, "select_128", 128, 6);
+	selection(&b, "select_16", 16, 6);
 	selection(&b, "select_one_stage", 64, 0);
 	text(&b, "sdpa");
 	printf("}\n");

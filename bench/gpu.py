@@ -3,7 +3,8 @@
 
     python3 bench/gpu.py --build DIR [--parts PART,...] [--beside GPU] [--quick] [--backend cuda] [--logs DIR] --out FILE
 
-With --beside, what is marked * runs on that GPU meanwhile: one of the same kind, on a machine with cores to spare.
+With --beside, what is marked * runs on that GPU meanwhile: one of the same kind, on a machine with cores to spare. The sanitizers
+keep many cores busy and have a turn of their own.
 
 Parts, in this order, and what they give (a figure that could not be taken is missing, its part is listed under "failures"):
   device      device_cases_failed                             test_device, every op against the CPU in f32, bf16 and fp8
@@ -17,7 +18,7 @@ Parts, in this order, and what they give (a figure that could not be taken is mi
   client      client_fps, prompt_to_picture_ms                a WebSocket client of the daemon, random wan-1.3b, VP9 beside it
   encoder     encoder_fps_<N>_threads_speed_<M>               the daemon's VP9 alone: noisy test pictures of that size
   client_demo client_fps_demo                                 the same with the demo model
-* sanitizers  sanitizer_errors                                test_device under memcheck, racecheck, initcheck, synccheck
+  sanitizers  sanitizer_errors                                test_device under memcheck, racecheck, initcheck, synccheck
 """
 
 from __future__ import annotations
@@ -275,7 +276,8 @@ def sanitize(r: Run, tool: str) -> int:
     # racecheck cannot follow the barriers by which cuBLAS's kernels hand tiles over, and reports them: no linear layers there.
     case = r.a.case or ("-linear" if tool == "racecheck" else "")
     said = r.call(tool, "compute-sanitizer", "--tool", tool, "--print-limit", "20", r.program("test_device"), r.a.backend,
-                  *([case] if case else []), timeout=r.a.sanitizer_s, good=(0, 1))
+                  *([case] if case else []), timeout=r.a.sanitizer_s, good=(0, 1),
+                  env=dict(CUDA_VISIBLE_DEVICES=r.a.beside) if r.a.beside and tool == "racecheck" else None)
     return int(find(r"RACECHECK SUMMARY: (\d+) hazard" if tool == "racecheck" else r"ERROR SUMMARY: (\d+) error", said))
 
 
@@ -296,7 +298,7 @@ def sanitizers(r: Run) -> None:
 
 
 PARTS: tuple[Callable[[Run], None], ...] = (device, golden, quality, stream, dense, stages, ops, peers, encoder, client, client_demo, sanitizers)
-BESIDE = (stages, peers, sanitizers)
+BESIDE = (stages, peers)
 
 
 def card() -> dict[str, str]:

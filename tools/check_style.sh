@@ -1,6 +1,7 @@
 #!/bin/sh
 # Greps that a compiler does not do: trailing blanks, missing SPDX lines, unnamed
-# to-dos, space indentation in C, files over the size limit. Argument: the root.
+# to-dos, space indentation in C, files over the size limit, links in documents that
+# lead nowhere. Argument: the root.
 set -eu
 cd "${1:-.}"
 bad=0
@@ -19,5 +20,13 @@ for file in $(find kernels engine server tests bench tools web -type f \
 		[ "$lines" -le 700 ] || say "$file: $lines lines, 700 is the limit"
 		;;
 	esac
+done
+for file in *.md docs/*.md engine/*.md models/*/*.md tools/*/*.md; do
+	for target in $(sed -nE 's/.*/&/; s/\]\(([^)#: ]+)[^)]*\)/\n@\1\n/gp' "$file" | sed -n 's/^@//p'); do
+		[ -e "$(dirname "$file")/$target" ] || say "$file: links to $target, which does not exist"
+	done
+	for target in $(grep -oE 'bench/results/[a-z0-9-]+\.json' "$file"); do
+		[ -e "$target" ] || say "$file: names $target, which does not exist"
+	done
 done
 exit $bad
