@@ -24,7 +24,8 @@ import subprocess
 import sys
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from result import ROOT, write
+
 sys.path.insert(0, os.path.join(ROOT, "tests", "api"))
 import client  # noqa: E402
 
@@ -97,20 +98,6 @@ def status_kib(pid: int, key: str) -> int:
         return next(int(line.split()[1]) for line in f if line.startswith(key + ":"))
 
 
-def machine() -> str:
-    with open("/proc/cpuinfo") as f:
-        lines = f.read().splitlines()
-    name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    flags = next(line for line in lines if line.startswith("flags")).split()
-    known = [f for f in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8") if f in flags]
-    return f"{len(os.sched_getaffinity(0))} cores of {name} ({' '.join(known)})"
-
-
-def commit() -> str:
-    said = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True)
-    return said.stdout.strip() or "unknown"
-
-
 def measure(a: argparse.Namespace, env: dict[str, str]) -> Metrics:
     out: Metrics = {}
 
@@ -160,11 +147,7 @@ def main() -> None:
     p.add_argument("--out", required=True)
     a = p.parse_args()
     os.environ["LIGHTFORCED"] = os.path.join(a.build, "server", "lightforced")
-    result = dict(bench="demo-cpu", commit=commit(), machine=machine(), command="python3 bench/demo.py " + " ".join(sys.argv[1:]),
-                  metrics=measure(a, LIMITED if a.isa == "avx2" else {}))
-    with open(a.out, "w") as f:
-        json.dump(result, f, indent="\t")
-        f.write("\n")
+    write(a.out, "demo-cpu", measure(a, LIMITED if a.isa == "avx2" else {}), "python3 bench/demo.py")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import re
 import subprocess
 import sys
 
-from demo import ROOT, commit, machine
+from result import ROOT, write
 
 
 def run(*command: str) -> str:
@@ -57,12 +57,9 @@ def main() -> None:
         "demo_rollout_mean_abs_255": (find(r"frames \(mean abs of 255\)\s+(\S+)", whole), ""),
         "demo_sparse_psnr_db": (find(r"demo_sparse_psnr_db (\S+)", sparse), "dB"),
     }
-    result = dict(bench="golden-cpu", commit=commit(), machine=machine(), command="python3 bench/golden.py " + " ".join(sys.argv[1:]),
-                  metrics={k: dict(value=v, unit=u) for k, (v, u) in metrics.items()})
-    with open(a.out, "w") as f:
-        json.dump(result, f, indent="\t")
-        f.write("\n")
-    print(json.dumps(result["metrics"]))
+    result = {k: dict(value=v, unit=u) for k, (v, u) in metrics.items()}
+    write(a.out, "golden-cpu", result, "python3 bench/golden.py")
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -37,20 +37,20 @@ import threading
 import time
 from typing import Callable
 
-from demo import ROOT, commit
+import result
+from result import ROOT
 
 RANDOM, DEMO = "random:wan-1.3b", os.path.join(ROOT, "models", "demo")
 PROMPT = "a red kite flies right over green hills at noon"
 PLACES = {"test_device": "tests", "golden_check": "tools", "lightforced-rollout": "tools", "lightforced": "server",
           "bench_stream": "bench", "bench_ops": "bench"}
-# What is aimed at: metric -> (at least or at most, times that metric or a number).
-TARGETS: dict[str, tuple[str, float, str | None]] = {
-    "golden_max_rel_error_f32": ("<=", 1e-3, None),
-    "hsa_lists_identical": (">=", 1, None),
-    "sanitizer_errors": ("<=", 0, None),
-    "stream_fps": (">=", 45, None),
-    "elementwise_share": ("<=", .2, None),
-    "select_us": ("<=", 30, None),
+TARGETS: result.Targets = {
+    "golden_max_rel_error_f32": ("<=", 1e-3),
+    "hsa_lists_identical": (">=", 1),
+    "sanitizer_errors": ("<=", 0),
+    "stream_fps": (">=", 45),
+    "elementwise_share": ("<=", .2),
+    "select_us": ("<=", 30),
     "attention_sparse15_tflops": (">=", 1, "peer_flex_sparse15_tflops"),
     "attention_dense_tflops": (">=", .6, "peer_cudnn_dense_tflops"),
     "client_fps": (">=", .97, "stream_fps"),
@@ -66,7 +66,7 @@ class Run:
     def __init__(self, a: argparse.Namespace) -> None:
         self.a = a
         self.env: dict[str, str] = {}
-        self.metrics: dict[str, dict[str, object]] = {}
+        self.metrics: result.Metrics = {}
         self.details: dict[str, object] = {}
         self.failures: dict[str, str] = {}
         self.scratch = tempfile.mkdtemp()
@@ -169,8 +169,8 @@ def quality(r: Run) -> None:
 def stream_run(r: Run, label: str, precision: str, sparsity: str, env: dict[str, str] | None = None) -> dict:
     said = r.call(label, r.program("bench_stream"), "--model", r.a.model, "--backend", r.a.backend, "--precision", precision,
                   "--sparsity", sparsity, "--chunks", str(r.a.chunks), env=env)
-    r.details[label] = result = json.loads(said)
-    return result
+    r.details[label] = taken = json.loads(said)
+    return taken
 
 
 def stream(r: Run) -> None:
@@ -247,8 +247,8 @@ def client_run(r: Run, label: str, model: str, precision: str, chunks: int, back
     said = r.call(label, sys.executable, os.path.join(ROOT, "bench", "client.py"), "--model", model, "--backend", backend or r.a.backend,
                   "--precision", precision, "--chunks", str(chunks), "--prompts", "3" if r.a.quick else "9", *(("--", *more) if more else ()),
                   env=dict(LIGHTFORCED=r.program("lightforced")))
-    r.details[label] = result = json.loads(said.splitlines()[-1])
-    return result
+    r.details[label] = taken = json.loads(said.splitlines()[-1])
+    return taken
 
 
 def client(r: Run) -> None:
@@ -310,18 +310,6 @@ def card() -> dict[str, str]:
     return dict(zip(keys.split(","), [v.strip() for v in said.splitlines()[0].split(",")])) if said else {}
 
 
-def targets(r: Run) -> dict[str, str]:
-    """Of the targets whose metrics were taken: what was wanted and whether it was met."""
-    out = {}
-    for name, (sense, factor, other) in TARGETS.items():
-        if name not in r.metrics or (other and other not in r.metrics):
-            continue
-        value, wanted = float(str(r.metrics[name]["value"])), factor * (float(str(r.metrics[other]["value"])) if other else 1)
-        met = value <= wanted if sense == "<=" else value >= wanted
-        out[name] = f"{'met' if met else 'MISSED'}: {value:g} {sense} {wanted:g}" + (f" ({factor:g} x {other})" if other else "")
-    return out
-
-
 def do(r: Run, parts: list[Callable[[Run], None]]) -> None:
     for part in parts:
         print(part.__name__, flush=True)
@@ -337,11 +325,8 @@ def do(r: Run, parts: list[Callable[[Run], None]]) -> None:
 def write(r: Run) -> None:
     c = r.details.get("card") or {}
     machine = f"{c.get('name', 'no GPU')}, driver {c.get('driver_version')}, {c.get('power.limit')}, {len(os.sched_getaffinity(0))} CPU cores"
-    result = dict(bench="gpu", commit=r.a.commit or commit(), machine=machine, command="bench/gpu.sh " + " ".join(sys.argv[1:]), metrics=dict(r.metrics),
-                  targets=targets(r), failures=dict(r.failures), details=dict(r.details))
-    with open(r.a.out, "w") as f:
-        json.dump(result, f, indent="\t")
-        f.write("\n")
+    result.write(r.a.out, "gpu", dict(r.metrics), "bench/gpu.sh", commit=r.a.commit or result.commit(), machine=machine,
+                 targets=result.verdicts(dict(r.metrics), TARGETS), failures=dict(r.failures), details=dict(r.details))
 
 
 def main() -> None:
@@ -377,7 +362,7 @@ def main() -> None:
         late = pool.submit(do, other, beside)
         do(r, [part for part in parts if part not in beside])
         late.result()
-    for name, said in targets(r).items():
+    for name, said in result.verdicts(r.metrics, TARGETS).items():
         print(f"{name} {said}")
     sys.exit(1 if r.failures else 0)
 

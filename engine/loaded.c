@@ -297,6 +297,8 @@ static int loaded_fill(struct loaded *l, const struct engine_config *c, struct e
 	if (!l->m)
 		return e->code;
 	r = sparsity_parse(c->sparsity, &l->m->sparsity, e);
+	if (r == 0)
+		r = schedule_parse(c->steps, l->m, e);
 	if (r < 0)
 		return r;
 	const struct backend_config backend = {

@@ -19,7 +19,6 @@
 /* What is read; counts in chunks wait here until the chunk is known. */
 struct manifest {
 	struct model *m;
-	double shift;
 	int window_chunks, sink_chunks, horizon_chunks;
 	int statistics; /* lists read: mean, std */
 	const char *path;
@@ -285,7 +284,7 @@ static const struct field fields[] = {
 	{"latent", "chunk_frames", read_int, AT(chunk_frames), 1, 64, REQUIRED},
 	{"schedule", "steps", read_steps, .preset = REQUIRED},
 	{"schedule", "first_steps", read_first_steps, .preset = 0},
-	{"schedule", "shift", read_double, ASIDE(shift), 0.01, 100, 1},
+	{"schedule", "shift", read_double, AT(shift), 0.01, 100, 1},
 	{"schedule", "context_noise", read_double, AT(context_noise), 0, 1000, 0},
 	{"dit", "files", read_files, AT(dit.files), .preset = REQUIRED},
 	{"dit", "strip", read_string, AT(dit.files.strip), 1, NAME_BYTES_MAX, 0},
@@ -418,9 +417,9 @@ static int fields_read(struct manifest *f, const json_t *root) {
 		rc = error_set(f->e, -EINVAL,
 			"%s: decoder.mean and decoder.std: give both or neither", f->path);
 	for (int i = 0; i < f->m->steps; i++)
-		f->m->timestep[i] = schedule_warp(f->m->timestep[i], f->shift);
+		f->m->timestep[i] = schedule_warp(f->m->timestep[i], f->m->shift);
 	for (int i = 0; i < f->m->first_steps; i++)
-		f->m->first_timestep[i] = schedule_warp(f->m->first_timestep[i], f->shift);
+		f->m->first_timestep[i] = schedule_warp(f->m->first_timestep[i], f->m->shift);
 	return rc;
 }
 

@@ -35,11 +35,6 @@ static const struct {
 	int stride_t, stride_s;
 } decoder_strides[] = {[DECODER_TAEHV] = {4, 8}, [DECODER_WAN_VAE] = {4, 8}};
 
-double schedule_warp(double index, double shift) {
-	double k = index / 1000;
-	return 1000 * shift * k / (1 + (shift - 1) * k);
-}
-
 int model_latent_height(const struct model *m) {
 	return m->height / m->stride_s;
 }
@@ -192,8 +187,9 @@ static void preset_apply(struct model *m, const struct preset *p) {
 	m->latent_channels = 16;
 	m->chunk_frames = 3;
 	m->steps = 4;
+	m->shift = 5;
 	for (int i = 0; i < 4; i++)
-		m->timestep[i] = schedule_warp(1000 - 250 * i, 5);
+		m->timestep[i] = schedule_warp(1000 - 250 * i, m->shift);
 	m->dit = (struct dit_config){.dim = p->dim,
 		.heads = p->heads,
 		.layers = p->layers,

@@ -79,6 +79,7 @@ struct model {
 	double timestep[MODEL_STEPS_MAX]; /* warped, 1000 .. 0 exclusive */
 	int first_steps; /* as above, for the first chunk of a scene; 0: no difference */
 	double first_timestep[MODEL_STEPS_MAX];
+	double shift; /* of the warp */
 	double context_noise; /* timestep of the refresh pass */
 	struct dit_config dit;
 	struct text_config text;
@@ -104,6 +105,9 @@ int model_latent_width(const struct model *m);
 int model_frame_tokens(const struct model *m);
 /* The warped schedule: t = 1000 * s * k / (1 + (s - 1) * k), k = index / 1000. */
 double schedule_warp(double index, double shift);
+/* Other steps for all chunks: "1000,400", positions before the warp, falling. NULL, "" and
+ * "model" leave the model's. -EINVAL: nothing is changed. */
+int schedule_parse(const char *spec, struct model *m, struct error *e);
 /* "f32", "bf16", "fp8", "int8", "auto"; -1 when there is no such precision. */
 const char *precision_name(enum precision p);
 int precision_parse(const char *name);

@@ -36,7 +36,7 @@ struct conf {
 	conf_int connections_per_s, connections_burst; /* of one address; loopback is free */
 	conf_int shutdown_s;
 	/* engine */
-	conf_string model, backend, precision, sparsity;
+	conf_string model, backend, precision, sparsity, steps;
 	conf_int threads, prompts_cached, vram_budget_mib;
 	/* sessions */
 	conf_int sessions_max; /* live at once; = KV slots = encoder threads */

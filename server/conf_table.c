@@ -61,6 +61,9 @@ const struct conf_key conf_keys[] = {
 	TEXT("engine", sparsity, false, "model", NULL,
 		"Which past blocks are looked at: model (what its manifest says), dense, window, "
 		"hsa."),
+	TEXT("engine", steps, false, "model", NULL,
+		"Denoising steps: model (what its manifest says) or falling numbers up to 1000, as "
+		"1000,400: fewer are faster and softer."),
 	INT("engine", threads, false, 0, 1024, "0", "Workers of the CPU backend; 0: one per core."),
 	INT("engine", prompts_cached, false, 1, 1024, "16", "Encoded prompts kept for reuse."),
 	INT("engine", vram_budget_mib, false, 0, 16777216, "0",

@@ -116,6 +116,7 @@ int gpu_load(struct gpu *g, struct error *e) {
 		.backend = backend,
 		.precision = c->precision,
 		.sparsity = c->sparsity,
+		.steps = c->steps,
 		.threads = c->threads,
 		.generators_max = c->sessions_max,
 		.prompts_cached = c->prompts_cached,

@@ -3,8 +3,8 @@
  * time, for benches and evaluation.
  *
  *	lightforced-rollout --model DIR --prompt TEXT [--at CHUNK [--mode M] --prompt TEXT]...
- *	    [--seed N] [--chunks N] [--sparsity P] [--backend B] [--precision P] [--threads N]
- *	    [--out FILE.y4m] [--latents FILE] [--compare FILE] [--eager] [--one-lane]
+ *	    [--seed N] [--chunks N] [--sparsity P] [--steps LIST] [--backend B] [--precision P]
+ *	    [--threads N] [--out FILE.y4m] [--latents FILE] [--compare FILE] [--eager] [--one-lane]
  *
  * --eager and --one-lane switch off what a GPU backend does to be fast (replaying
  * recorded passes, decoding beside them): the bytes must be the same.
@@ -73,9 +73,8 @@ struct render {
 static int usage(void) {
 	fputs("usage: lightforced-rollout --model DIR --prompt TEXT [--at CHUNK [--mode "
 	      "switch|recache|cut] --prompt TEXT]...\n"
-	      "    [--seed N] [--chunks N] [--sparsity P] [--backend B] [--precision P] [--threads "
-	      "N]\n"
-	      "    [--out FILE.y4m] [--latents FILE] [--compare FILE] [--eager] [--one-lane]\n",
+	      "    [--seed N] [--chunks N] [--sparsity P] [--steps LIST] [--backend B] "
+	      "[--precision P]\n    [--threads N] [--out FILE.y4m] [--latents FILE] [--compare FILE] [--eager] [--one-lane]\n",
 		stderr);
 	return 2;
 }
@@ -100,7 +99,7 @@ static int options_parse(struct options *o, int argc, char **argv) {
 		{"prompt", required_argument, NULL, 'p'}, {"at", required_argument, NULL, 'a'},
 		{"mode", required_argument, NULL, 'M'}, {"seed", required_argument, NULL, 's'},
 		{"chunks", required_argument, NULL, 'c'},
-		{"sparsity", required_argument, NULL, 'S'},
+		{"sparsity", required_argument, NULL, 'S'}, {"steps", required_argument, NULL, 'T'},
 		{"backend", required_argument, NULL, 'b'},
 		{"precision", required_argument, NULL, 'P'},
 		{"threads", required_argument, NULL, 't'}, {"out", required_argument, NULL, 'o'},
@@ -114,7 +113,7 @@ static int options_parse(struct options *o, int argc, char **argv) {
 		const struct {
 			int option;
 			const char **to;
-		} strings[] = {{'m', &o->engine.model_dir}, {'S', &o->engine.sparsity},
+		} strings[] = {{'m', &o->engine.model_dir}, {'S', &o->engine.sparsity}, {'T', &o->engine.steps},
 			{'b', &o->engine.backend}, {'P', &o->engine.precision}, {'o', &o->out},
 			{'l', &o->latents}, {'C', &o->compare}};
 		bool taken = false;

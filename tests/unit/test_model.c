@@ -87,6 +87,54 @@ static char *edited(const char *from, const char *to) {
 	return text;
 }
 
+/* Position 500 of 1000 at shift 5. */
+#define HALF (1000 * 5 * 0.5 / 3)
+
+static void other_steps_replace_the_models(void **state) {
+	(void)state;
+	struct error e = {0};
+	struct model *m = model_parse(whole, strlen(whole), "/m", &e);
+	assert_non_null(m);
+	m->first_steps = 1;
+	for (int i = 0; i < 3; i++) { /* nothing asked for, nothing changed */
+		static const char *const none[] = {NULL, "", "model"};
+		assert_int_equal(schedule_parse(none[i], m, &e), 0);
+		assert_int_equal(m->steps, 2);
+		assert_int_equal(m->first_steps, 1);
+	}
+	assert_int_equal(schedule_parse("1000,500,0.5", m, &e), 0);
+	assert_int_equal(m->steps, 3);
+	assert_int_equal(m->first_steps, 0);
+	assert_true(m->timestep[0] == 1000);
+	assert_true(fabs(m->timestep[1] - HALF) < 1e-9 && fabs(m->timestep[2] - 2.495) < 1e-3);
+	assert_int_equal(schedule_parse("400", m, &e), 0);
+	assert_int_equal(m->steps, 1);
+	model_free(m);
+}
+
+static void broken_steps_are_refused(void **state) {
+	(void)state;
+	static const char *const bad[] = {"1000,1000", "400,500", "1001", "0", "-3", "nan", "inf", ",",
+		"1000,", ",400", "1000 400", "1000;400", "fast", "1000,400x",
+		"17,16,15,14,13,12,11,10,9,8,7,6,5,4,3,2,1"};
+	struct error e = {0};
+	struct model *m = model_parse(whole, strlen(whole), "/m", &e);
+	assert_non_null(m);
+	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+		e = (struct error){0};
+		assert_int_equal(schedule_parse(bad[i], m, &e), -EINVAL);
+		assert_non_null(strstr(e.text, bad[i]));
+		assert_non_null(strstr(e.text, "must be model, or 1 to 16 falling numbers"));
+	}
+	m->context_noise = HALF;
+	e = (struct error){0};
+	assert_int_equal(schedule_parse("1000,500", m, &e), -EINVAL);
+	assert_non_null(strstr(e.text, "must be above the model's schedule.context_noise"));
+	assert_int_equal(m->steps, 2);
+	assert_true(m->timestep[0] == 1000 && fabs(m->timestep[1] - HALF) < 1e-9);
+	model_free(m);
+}
+
 static void broken_manifests_name_the_field(void **state) {
 	(void)state;
 	static const struct {
@@ -257,6 +305,8 @@ static void demo_model_loads(void **state) {
 int main(void) {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(whole_manifest_is_read),
+		cmocka_unit_test(other_steps_replace_the_models),
+		cmocka_unit_test(broken_steps_are_refused),
 		cmocka_unit_test(broken_manifests_name_the_field),
 		cmocka_unit_test(parts_may_be_left_out),
 		cmocka_unit_test(random_models_have_published_sizes),

@@ -56,8 +56,9 @@ class Engine:
 
     def __init__(self, args: argparse.Namespace, work: str) -> None:
         self.base = [args.rollout, "--model", args.model, "--threads", str(args.threads)]
-        if args.sparsity:
-            self.base += ["--sparsity", args.sparsity]
+        for name in ("sparsity", "steps"):
+            if getattr(args, name):
+                self.base += ["--" + name, getattr(args, name)]
         self.path = os.path.join(work, "video.y4m")
 
     def frames(self, prompts: list[tuple[int, str]], chunks: int, seed: int, wanted: list[int]) -> Tensor:
@@ -142,6 +143,7 @@ def main() -> None:
     parser.add_argument("--name", default="demo-engine")
     parser.add_argument("--judge", default=os.path.join(HERE, "judge.safetensors"))
     parser.add_argument("--sparsity", help="passed on to the program")
+    parser.add_argument("--steps", help="passed on to the program")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--count", type=int, default=64, help="prompts per score")
     parser.add_argument("--drift", type=int, default=0, help="streams of three minutes")
