@@ -64,7 +64,8 @@ int sampler_begin(
 			steps->count, s->steps_max);
 	s->steps = *steps;
 	s->step = 0;
-	for (int i = 0; i < steps->count; i++) {
+	int draws = steps->solver == SOLVER_EULER ? 1 : steps->count;
+	for (int i = 0; i < draws; i++) {
 		int r = s->source.draw(s->source.ctx, s->be, &s->noise[i], chunk, i, e);
 		if (r < 0)
 			return r;
@@ -84,13 +85,23 @@ struct tensor *sampler_flow(struct sampler *s) {
 	return &s->flow;
 }
 
+/* Along the flow to the next level; the last step goes all the way, to the picture. */
+static void euler_step(struct sampler *s, float sigma, float sigma_next, bool last) {
+	struct tensor *x = &s->noise[0];
+	const float length[2] = {sigma - sigma_next, 0};
+	backend_ops(s->be)->denoise(s->be, last ? &s->latent : x, NULL, x, &s->flow, NULL, length);
+}
+
 bool sampler_advance(struct sampler *s) {
 	bool last = s->step + 1 == s->steps.count;
 	const float sigma[2] = {(float)(s->steps.timestep[s->step] / 1000),
 		last ? 0 : (float)(s->steps.timestep[s->step + 1] / 1000)};
 	struct tensor *x = &s->noise[0];
-	backend_ops(s->be)->denoise(s->be, &s->latent, last ? NULL : x, x, &s->flow,
-		last ? NULL : &s->noise[s->step + 1], sigma);
+	if (s->steps.solver == SOLVER_EULER)
+		euler_step(s, sigma[0], sigma[1], last);
+	else
+		backend_ops(s->be)->denoise(s->be, &s->latent, last ? NULL : x, x, &s->flow,
+			last ? NULL : &s->noise[s->step + 1], sigma);
 	s->step++;
 	return !last;
 }

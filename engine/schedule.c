@@ -23,7 +23,8 @@ int schedule_parse(const char *spec, struct model *m, struct error *e) {
 		if (!(v > 0 && v <= 1000) || end == at || (*end && *end != ',') ||
 			(n > 0 && v >= step[n - 1]))
 			return error_set(e, -EINVAL,
-				"steps \"%.80s\": must be model, or 1 to %d falling numbers, at most "
+				"steps \"%.80s\": must be model, or 1 to %d falling numbers, at "
+				"most "
 				"1000 and above 0, with commas between them",
 				spec, MODEL_STEPS_MAX);
 		step[n++] = v;

@@ -114,8 +114,8 @@ static void other_steps_replace_the_models(void **state) {
 
 static void broken_steps_are_refused(void **state) {
 	(void)state;
-	static const char *const bad[] = {"1000,1000", "400,500", "1001", "0", "-3", "nan", "inf", ",",
-		"1000,", ",400", "1000 400", "1000;400", "fast", "1000,400x",
+	static const char *const bad[] = {"1000,1000", "400,500", "1001", "0", "-3", "nan", "inf",
+		",", "1000,", ",400", "1000 400", "1000;400", "fast", "1000,400x",
 		"17,16,15,14,13,12,11,10,9,8,7,6,5,4,3,2,1"};
 	struct error e = {0};
 	struct model *m = model_parse(whole, strlen(whole), "/m", &e);
@@ -155,6 +155,8 @@ static void broken_manifests_name_the_field(void **state) {
 		{"[30000, 1001]", "0", "video.fps must be"},
 		{"[1000, 500]", "[500, 1000]", "schedule.steps must be falling"},
 		{"[1000, 500]", "[]", "schedule.steps must be a list of 1 to 16"},
+		{"\"shift\": 5", "\"shift\": 5, \"solver\": \"heun\"",
+			"schedule.solver must be one of \"consistency\" \"euler\""},
 		{"\"shift\": 5", "\"shift\": 5, \"context_noise\": 900",
 			"schedule.context_noise: 900 must be below"},
 		{"\"sub/b.safetensors\"", "\"../b\"",

@@ -57,7 +57,7 @@ class Engine:
     def __init__(self, args: argparse.Namespace, work: str) -> None:
         self.base = [args.rollout, "--model", args.model, "--threads", str(args.threads)]
         for name in ("sparsity", "steps"):
-            if getattr(args, name):
+            if getattr(args, name, None):
                 self.base += ["--" + name, getattr(args, name)]
         self.path = os.path.join(work, "video.y4m")
 
