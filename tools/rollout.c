@@ -14,34 +14,16 @@
  * held against those that its latents decode to: demo_sparse_psnr_db, over all
  * chunks but the first. Exit status: 0, 1 on failure, 2 on wrong usage. */
 #include <errno.h>
-#include <getopt.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#include "engine/generator.h"
 #include "engine/weights.h"
+#include "tools/rollout.h"
 
-#define PROMPTS_MAX 64
 #define CHUNKS_DEFAULT 10
-#define CHUNKS_LIMIT 1000000
-
-struct cue {
-	int64_t chunk;
-	enum transition mode;
-	const char *text;
-};
-
-struct options {
-	struct engine_config engine;
-	uint64_t seed;
-	int64_t chunks; /* 0: not given */
-	const char *out, *latents, *compare;
-	int cues;
-	struct cue cue[PROMPTS_MAX];
-};
 
 struct render {
 	struct options o;
@@ -68,97 +50,6 @@ struct render {
 	struct error failure; /* inside a callback */
 };
 
-/* ---- command line ---------------------------------------------------------- */
-
-static int usage(void) {
-	fputs("usage: lightforced-rollout --model DIR --prompt TEXT [--at CHUNK [--mode "
-	      "switch|recache|cut] --prompt TEXT]...\n"
-	      "    [--seed N] [--chunks N] [--sparsity P] [--steps LIST] [--backend B] "
-	      "[--precision P]\n    [--threads N] [--out FILE.y4m] [--latents FILE] [--compare FILE] [--eager] [--one-lane]\n",
-		stderr);
-	return 2;
-}
-
-static bool number_parse(const char *text, int64_t max, int64_t *out) {
-	char *end;
-	errno = 0;
-	long long v = strtoll(text, &end, 10);
-	*out = v;
-	return errno == 0 && end != text && *end == 0 && v >= 0 && v <= max;
-}
-
-static int cue_add(struct options *o, int64_t at, enum transition mode, const char *text) {
-	if (o->cues == PROMPTS_MAX)
-		return -1;
-	o->cue[o->cues++] = (struct cue){at, mode, text};
-	return 0;
-}
-
-static int options_parse(struct options *o, int argc, char **argv) {
-	static const struct option names[] = {{"model", required_argument, NULL, 'm'},
-		{"prompt", required_argument, NULL, 'p'}, {"at", required_argument, NULL, 'a'},
-		{"mode", required_argument, NULL, 'M'}, {"seed", required_argument, NULL, 's'},
-		{"chunks", required_argument, NULL, 'c'},
-		{"sparsity", required_argument, NULL, 'S'}, {"steps", required_argument, NULL, 'T'},
-		{"backend", required_argument, NULL, 'b'},
-		{"precision", required_argument, NULL, 'P'},
-		{"threads", required_argument, NULL, 't'}, {"out", required_argument, NULL, 'o'},
-		{"latents", required_argument, NULL, 'l'},
-		{"compare", required_argument, NULL, 'C'}, {"eager", no_argument, NULL, 'E'},
-		{"one-lane", no_argument, NULL, 'O'}, {NULL, 0, NULL, 0}};
-	int c, mode = TRANSITION_SWITCH;
-	int64_t at = 0, n = 0;
-	bool ok = true;
-	while (ok && (c = getopt_long(argc, argv, "", names, NULL)) != -1) {
-		const struct {
-			int option;
-			const char **to;
-		} strings[] = {{'m', &o->engine.model_dir}, {'S', &o->engine.sparsity}, {'T', &o->engine.steps},
-			{'b', &o->engine.backend}, {'P', &o->engine.precision}, {'o', &o->out},
-			{'l', &o->latents}, {'C', &o->compare}};
-		bool taken = false;
-		for (size_t i = 0; i < sizeof strings / sizeof strings[0] && !taken; i++) {
-			taken = strings[i].option == c;
-			if (taken)
-				*strings[i].to = optarg;
-		}
-		if (taken)
-			continue;
-		switch (c) {
-		case 'p':
-			ok = cue_add(o, at, (enum transition)mode, optarg) == 0;
-			break;
-		case 'a':
-			ok = number_parse(optarg, CHUNKS_LIMIT, &at);
-			break;
-		case 'M':
-			mode = transition_parse(optarg);
-			ok = mode >= 0;
-			break;
-		case 's':
-			ok = number_parse(optarg, INT64_MAX, &n);
-			o->seed = (uint64_t)n;
-			break;
-		case 'c':
-			ok = number_parse(optarg, CHUNKS_LIMIT, &o->chunks) && o->chunks > 0;
-			break;
-		case 't':
-			ok = number_parse(optarg, 1024, &n);
-			o->engine.threads = (int)n;
-			break;
-		case 'E':
-			o->engine.eager = true;
-			break;
-		case 'O':
-			o->engine.one_lane = true;
-			break;
-		default:
-			ok = false;
-		}
-	}
-	return ok && optind == argc && o->engine.model_dir && (o->cues || o->compare) ? 0 : -1;
-}
-
 /* ---- what is compared with --------------------------------------------------- */
 
 static int prompts_take(struct render *r, struct error *e) {
@@ -166,7 +57,7 @@ static int prompts_take(struct render *r, struct error *e) {
 	for (size_t i = 0; i < json_array_size(prompts); i++) {
 		const json_t *p = json_array_get(prompts, i);
 		const char *text = json_string_value(json_array_get(p, 1));
-		if (!text || cue_add(&r->o, json_integer_value(json_array_get(p, 0)),
+		if (!text || options_cue(&r->o, json_integer_value(json_array_get(p, 0)),
 				     TRANSITION_SWITCH, text) < 0)
 			return error_set(e, -EINVAL,
 				"%s: metadata \"prompts\" must be [[chunk, text], ...]",
@@ -517,7 +408,7 @@ static void render_drop(struct render *r) {
 int main(int argc, char **argv) {
 	struct render r = {.o.engine.backend = "auto"};
 	if (options_parse(&r.o, argc, argv) < 0)
-		return usage();
+		return options_usage();
 	struct error e = {0};
 	int rc = render_run(&r, &e);
 	if (r.out && fclose(r.out) != 0 && rc == 0)
