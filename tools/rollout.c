@@ -201,16 +201,6 @@ static void on_pictures(void *ctx, int64_t chunk, const struct tensor *rgb) {
 
 /* ---- rendering ------------------------------------------------------------------- */
 
-static int frame_write(FILE *out, const struct frame *f, struct error *e) {
-	fputs("FRAME\n", out);
-	for (int p = 0; p < 3; p++) {
-		int w = p ? f->width / 2 : f->width, h = p ? f->height / 2 : f->height;
-		for (int y = 0; y < h; y++)
-			fwrite(f->plane[p] + (size_t)y * f->stride[p], 1, (size_t)w, out);
-	}
-	return ferror(out) ? error_set(e, -EIO, "writing pictures: %s", strerror(errno)) : 0;
-}
-
 static int64_t clock_us(void) {
 	struct timespec t;
 	clock_gettime(CLOCK_MONOTONIC, &t);
@@ -242,7 +232,7 @@ static int frames_take(struct render *r, struct generator *g, struct error *e) {
 	while (generator_frames(g, &f, 1) == 1) {
 		bool last = f->frame_in_chunk + 1 == f->frames_in_chunk;
 		if (rc == 0 && r->out)
-			rc = frame_write(r->out, f, e);
+			rc = pictures_write(r->out, f, e);
 		frame_release(f);
 		struct chunk_info info = generator_chunk_info(g);
 		if (last)
@@ -285,44 +275,7 @@ static int chunks_render(struct render *r, struct generator *g, struct error *e)
 	return rc;
 }
 
-/* safetensors: the length of a JSON header, the header, the data. */
-static int latents_write(const struct render *r, struct error *e) {
-	json_t *prompts = json_array();
-	for (int i = 0; i < r->o.cues; i++)
-		json_array_append_new(prompts,
-			json_pack("[I, s]", (json_int_t)r->o.cue[i].chunk, r->o.cue[i].text));
-	char *text = json_dumps(prompts, JSON_COMPACT), sparsity[64];
-	snprintf(sparsity, sizeof sparsity, "%s", engine_model(r->engine)->sparsity);
-	const json_int_t bytes =
-		(json_int_t)((size_t)(r->o.chunks * r->latent_size) * sizeof(float));
-	json_t *header = json_pack("{s:{s:s, s:s, s:s, s:s}, s:{s:s, s:[I,I,I,I], s:[I,I]}}",
-		"__metadata__", "kind", "rollout latents", "prompts", text, "sparsity", sparsity,
-		"weights", engine_model(r->engine)->weights_hash, "latents", "dtype", "F32",
-		"shape", (json_int_t)(r->o.chunks * r->m->chunk_frames),
-		(json_int_t)r->m->latent_channels, (json_int_t)model_latent_height(r->m),
-		(json_int_t)model_latent_width(r->m), "data_offsets", (json_int_t)0, bytes);
-	char *json = header ? json_dumps(header, JSON_COMPACT) : NULL;
-	FILE *f = json ? fopen(r->o.latents, "wb") : NULL;
-	bool ok = f != NULL;
-	if (f) {
-		uint64_t length = strlen(json);
-		unsigned char head[8];
-		for (int i = 0; i < 8; i++)
-			head[i] = (unsigned char)(length >> (8 * i));
-		fwrite(head, 1, sizeof head, f);
-		fwrite(json, 1, length, f);
-		fwrite(r->latents, 1, (size_t)bytes, f);
-		ok = !ferror(f) && fclose(f) == 0;
-	}
-	json_decref(prompts);
-	json_decref(header);
-	free(text);
-	free(json);
-	return ok ? 0 : error_set(e, -EIO, "%s: %s", r->o.latents, strerror(errno));
-}
-
 static int outputs_open(struct render *r, struct error *e) {
-	const struct model_info *i = engine_model(r->engine);
 	if (r->o.chunks == 0)
 		r->o.chunks = CHUNKS_DEFAULT;
 	r->latent_size = (int64_t)r->m->chunk_frames * r->m->latent_channels *
@@ -335,12 +288,8 @@ static int outputs_open(struct render *r, struct error *e) {
 	}
 	if (!r->o.out)
 		return 0;
-	r->out = fopen(r->o.out, "wb");
-	if (!r->out)
-		return error_set(e, -errno, "%s: %s", r->o.out, strerror(errno));
-	fprintf(r->out, "YUV4MPEG2 W%d H%d F%d:%d Ip A1:1 C420jpeg XCOLORRANGE=LIMITED\n", i->width,
-		i->height, i->fps_num, i->fps_den);
-	return 0;
+	r->out = pictures_open(r->o.out, engine_model(r->engine), e);
+	return r->out ? 0 : e->code;
 }
 
 static void summary_print(const struct render *r) {
@@ -388,7 +337,7 @@ static int render_run(struct render *r, struct error *e) {
 	rc = chunks_render(r, g, e);
 	generator_destroy(g);
 	if (rc == 0 && r->latents)
-		rc = latents_write(r, e);
+		rc = latents_write(&r->o, r->engine, r->latents, e);
 	if (rc == 0)
 		summary_print(r);
 	return rc;
