@@ -40,6 +40,6 @@ struct generator {
 	const struct engine_impl *impl;
 };
 
-extern const struct engine_impl engine_impl_model; /* loaded.c, generator.c */
+extern const struct engine_impl engine_impl_model; /* loaded.c; its generators: generator*.c */
 extern const struct engine_impl engine_impl_test; /* test.c */
 #endif

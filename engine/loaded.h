@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A model in device memory, and the slots set aside at load in which generators
  * live. Nothing is allocated on the device afterwards. Private to the model
- * implementation: loaded.c makes it, plan.c and slot.c lay out slots, generator.c
+ * implementation: loaded.c makes it, plan.c and slot.c lay out slots, generator*.c
  * runs.
  * Thread: the backend's, save for what is constant. */
 #ifndef ENGINE_LOADED_H
