@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What session.h hides, for the files that run sessions: session.c, registry.c,
- * session_json.c, journal.c, gpu.c, encoder.c. Every member says whose it is.
+/* What session.h hides, for the files that run sessions: session*.c, registry.c,
+ * journal.c, gpu.c, encoder.c. Every member says whose it is.
  * Lock order: journal, speak, registry, lock. */
 #ifndef SERVER_SESSION_IMPL_H
 #define SERVER_SESSION_IMPL_H
@@ -12,6 +12,8 @@
 
 struct encoder;
 struct journal;
+
+#define SESSION_SEED_MAX ((UINT64_C(1) << 53) - 1) /* what a JSON number holds exactly */
 
 /* Owned by the GPU thread. */
 enum { SESSION_CHUNKS_OPEN = 4 };
@@ -141,10 +143,16 @@ bool session_sink(struct session *s, enum session_state state, const char *reaso
 	const struct problem *why);
 /* Journal soon, off this thread. */
 void session_note(struct session *s);
+/* Now when durable, else soon. */
+void session_write_journal(struct session *s, bool durable);
 /* The journal on disk says so now. Any thread. */
 void session_saved(struct session *s, const struct journal_place *place);
 int session_chunk_frames_max(const struct model_info *m); /* pictures of the longest chunk */
 int64_t session_earliest(const struct session *s); /* first chunk still to begin; under lock */
+
+/* session_prompt.c */
+/* Length, encoding, words. 0, or -1 and *p with the counts. */
+int session_check_text(struct registry *r, const char *field, const char *text, struct problem *p);
 
 /* session_json.c; all under lock unless said otherwise */
 json_t *session_json_prompt(const struct prompt *p);
