@@ -9,7 +9,6 @@
 #include <libwebsockets.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -17,34 +16,19 @@
 #include "server/api.h"
 #include "server/channel.h"
 #include "server/control.h"
-#include "server/queue.h"
 #include "server/viewer.h"
 #include "server/wire.h"
+#include "server/ws_parts.h"
 
 static_assert(PACKET_HEADROOM >= FRAME_HEADER_BYTES + LWS_PRE, "headroom of a packet");
 
 #define SUBPROTOCOL "lightforced.v1"
-#define INBOX_ITEMS 8192
 #define TICK_US 250000
 #define NOTSENT_BYTES 16384 /* of a frame stream kept in the kernel unsent */
 #define WRITE_BYTES 262144 /* most that one write hands to the kernel */
 #define CLOSE_SECONDS 5 /* for a peer that does not read its close frame */
 #define DRAIN_US (2 * INT64_C(1000000))
-#define REASON_BYTES 120 /* a close frame has room for 123 */
 
-/* What other threads put into the inbox. */
-enum event_kind { EVENT_MESSAGE, EVENT_FINISH, EVENT_ADOPT };
-struct event {
-	enum event_kind kind;
-	struct session *session; /* one reference; MESSAGE, FINISH */
-	struct packet *packet; /* one reference; MESSAGE */
-	int close_code; /* FINISH */
-	char reason[REASON_BYTES]; /* FINISH */
-	int fd; /* ADOPT */
-	char session_id[SESSION_ID_BYTES]; /* ADOPT */
-	bool has_since; /* ADOPT */
-	uint64_t since;
-};
 /* One session's stream. */
 struct stream {
 	struct stream *next;
@@ -84,8 +68,8 @@ struct ws {
 	struct lws_protocols protocols[3];
 	struct viewer_limits limits;
 	lws_sorted_usec_list_t tick;
-	struct queue *inbox;
-	atomic_bool inbox_overflowed, stopping;
+	struct inbox inbox;
+	atomic_bool stopping;
 	atomic_llong ticked_us;
 	struct stream *streams;
 	struct adopted *adopted;
@@ -94,44 +78,9 @@ struct ws {
 	int64_t drain_until_us; /* 0: not draining */
 };
 
-/* Reasons are our own ASCII sentences: cutting is safe. */
-static void copy_reason(char out[REASON_BYTES], const char *text) {
-	size_t n = strnlen(text, REASON_BYTES - 1);
-	memcpy(out, text, n);
-	out[n] = 0;
-}
-
-static void event_drop(void *item) {
-	struct event *ev = item;
-	packet_unref(ev->packet);
-	if (ev->session)
-		session_unref(ev->session);
-	if (ev->kind == EVENT_ADOPT && ev->fd >= 0)
-		close(ev->fd);
-	free(ev);
-}
-
-/* Takes the contents of from; any thread. */
-static void post(struct ws *w, const struct event *from) {
-	struct event *ev = malloc(sizeof *ev);
-	if (ev) {
-		*ev = *from;
-		if (queue_push(w->inbox, ev)) {
-			lws_cancel_service(w->context);
-			return;
-		}
-	}
-	if (from->kind != EVENT_ADOPT)
-		atomic_store(&w->inbox_overflowed, true);
-	if (ev) {
-		event_drop(ev);
-		return;
-	}
-	packet_unref(from->packet);
-	if (from->session)
-		session_unref(from->session);
-	if (from->kind == EVENT_ADOPT)
-		close(from->fd);
+static void post(struct ws *w, const struct event *ev) {
+	if (inbox_post(&w->inbox, ev))
+		lws_cancel_service(w->context);
 }
 
 void ws_publish(void *ws, struct session *s, struct packet *p) {
@@ -143,7 +92,7 @@ void ws_publish(void *ws, struct session *s, struct packet *p) {
 void ws_finish(void *ws, struct session *s, int close_code, const char *reason) {
 	struct event ev = {
 		.kind = EVENT_FINISH, .session = session_ref(s), .close_code = close_code};
-	copy_reason(ev.reason, reason ? reason : "");
+	reason_copy(ev.reason, reason ? reason : "");
 	post(ws, &ev);
 }
 
@@ -158,7 +107,7 @@ static void close_peer(struct peer *x, int code, bool now, const char *reason) {
 		return;
 	x->close_code = code;
 	x->close_now = now;
-	copy_reason(x->reason, reason);
+	reason_copy(x->reason, reason);
 	lws_callback_on_writable(x->wsi);
 	/* One that does not read will not become writable either. */
 	if (now)
@@ -456,7 +405,7 @@ static void take(struct ws *w, struct event *ev) {
 
 static void take_all(struct ws *w) {
 	struct event *ev;
-	while ((ev = queue_pop(w->inbox, 0))) {
+	while ((ev = inbox_take(&w->inbox))) {
 		take(w, ev);
 		event_drop(ev);
 	}
@@ -540,7 +489,7 @@ static void on_tick(lws_sorted_usec_list_t *tick) {
 	bool stats = now_us - w->stats_us >= 1000000;
 	if (stats)
 		w->stats_us = now_us;
-	bool overflowed = atomic_exchange(&w->inbox_overflowed, false);
+	bool overflowed = atomic_exchange(&w->inbox.overflowed, false);
 	for (struct stream *st = w->streams, *next; st; st = next) {
 		next = st->next;
 		tend_stream(w, st, now_us, stats);
@@ -617,8 +566,7 @@ struct ws *ws_create(const struct conf *c, struct metrics *m, struct error *e) {
 		.queue_us = c->viewer_queue_ms * INT64_C(1000),
 		.behind_us = c->viewer_behind_s * INT64_C(1000000)};
 	atomic_store(&w->ticked_us, wire_now_us());
-	w->inbox = queue_create(INBOX_ITEMS, event_drop);
-	w->context = w->inbox ? open_context(w) : NULL;
+	w->context = inbox_init(&w->inbox) ? open_context(w) : NULL;
 	if (w->context)
 		return w;
 	error_set(e, -EIO, "libwebsockets did not start");
@@ -635,7 +583,7 @@ void ws_destroy(struct ws *w) {
 		return;
 	if (w->context)
 		lws_context_destroy(w->context);
-	queue_destroy(w->inbox);
+	inbox_finish(&w->inbox);
 	while (w->streams)
 		free_stream(w, w->streams);
 	free(w->adopted);
