@@ -3,29 +3,15 @@
  * puts away the ended, moves finished pictures to the encoder), picks the one
  * that may work and makes one step of it. All times come in as now_us.
  * Thread: the GPU thread. */
-#include "server/gpu.h"
+#include "server/gpu_parts.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/session_impl.h"
 #include "server/wire.h"
 
 enum { IDLE_TICK_US = 1000000, FRAMES_AT_ONCE = 16 };
-
-struct gpu {
-	struct registry *registry;
-	const struct conf *conf;
-	struct encoder **encoders; /* borrowed */
-	int encoder_count;
-	struct engine *engine;
-	uint64_t turn;
-	bool draining;
-	bool config_at_fault;
-	atomic_int end;
-	atomic_llong ticked_us;
-};
 
 struct gpu *gpu_create(struct registry *r, struct encoder **encoders, int count, struct error *e) {
 	struct gpu *g = calloc(1, sizeof *g);
@@ -145,110 +131,6 @@ int gpu_load(struct gpu *g, struct error *e) {
 	return 0;
 }
 
-/* ---- what a session says of itself */
-
-/* In the order of what its encoder publishes; at once when it has none. */
-static void say(struct session *s, struct packet *p) {
-	if (!s->gpu.encoder || !encoder_text(s->gpu.encoder, p))
-		session_say(s, p);
-}
-
-static void set_state(struct session *s, enum session_state state, const char *reason) {
-	pthread_mutex_lock(&s->lock);
-	bool changed =
-		!session_is_over(s->state) && (s->state != state || strcmp(s->reason, reason) != 0);
-	if (changed) {
-		s->state = state;
-		snprintf(s->reason, sizeof s->reason, "%s", reason);
-	}
-	pthread_mutex_unlock(&s->lock);
-	if (changed)
-		say(s, session_state_message(s));
-}
-
-static void fail(struct session *s, enum problem_code code, const struct error *e) {
-	struct problem why = {0};
-	problem_set(&why, code, NULL, "%s", e->text);
-	session_sink(s, SESSION_FAILED, "engine", 1011, &why);
-}
-
-/* ---- beginning and end of a session */
-
-static struct encoder *free_encoder(struct gpu *g, struct session *s) {
-	for (int i = 0; i < g->encoder_count; i++) {
-		if (encoder_open(g->encoders[i], s))
-			return g->encoders[i];
-	}
-	return NULL;
-}
-
-/* Gives it a generator and an encoder. False: not yet. */
-static bool prepare(struct gpu *g, struct session *s) {
-	struct session_gpu *x = &s->gpu;
-	struct error e = {0};
-	if (!x->encoder)
-		x->encoder = free_encoder(g, s);
-	if (!x->encoder)
-		return false; /* one that closes wakes us */
-	pthread_mutex_lock(&s->lock);
-	uint64_t seed = s->seed;
-	int64_t chunk = s->begun + 1, index = s->next_index;
-	const struct prompt *current = s->restored ? prompts_current(&s->prompts) : NULL;
-	if (s->restored)
-		s->reserved = chunk + g->conf->journal_chunks;
-	pthread_mutex_unlock(&s->lock);
-	x->generator = generator_create(g->engine, seed, &e);
-	if (!x->generator) {
-		fail(s, e.code == -ENOMEM ? PROBLEM_OUT_OF_DEVICE_MEMORY : PROBLEM_INTERNAL, &e);
-		return false;
-	}
-	if (s->restored) {
-		session_note(s);
-		generator_resume_at(x->generator, chunk, index);
-	}
-	/* An applied prompt stays on the list while it is the current one. */
-	if (current) {
-		struct prompt_change words = {current->text, TRANSITION_SWITCH, current->revision};
-		x->revision = current->revision;
-		if (generator_prompt(x->generator, &words, &e) != 0) {
-			fail(s, PROBLEM_INTERNAL, &e);
-			return false;
-		}
-	}
-	return true;
-}
-
-/* The close reason viewers get. */
-static const char *close_words(struct session *s, bool over) {
-	if (!over)
-		return "the server is shutting down";
-	return s->state == SESSION_FAILED ? "the session failed" : "the session ended";
-}
-
-/* Takes everything back from an ended session (over) or from one that waits in
- * its journal. It leaves the list once its viewers will hear of it. */
-static void put_away(struct gpu *g, struct session *s, bool over) {
-	struct session_gpu *x = &s->gpu;
-	generator_destroy(x->generator);
-	x->generator = NULL;
-	x->released = true;
-	int code = over ? s->close_code : 1001; /* constant once it is over */
-	const char *reason = close_words(s, over);
-	if (x->encoder) {
-		if (!encoder_close(x->encoder, code, reason, over))
-			return; /* its queue is full: again next turn */
-	} else {
-		const struct outlet *out = g->registry->outlet;
-		if (over)
-			session_say(s, session_state_message(s));
-		if (out->finish)
-			out->finish(out->ctx, s, code, reason);
-	}
-	x->encoder = NULL;
-	if (over)
-		registry_remove(g->registry, s);
-}
-
 /* ---- between GPU thread and encoder */
 
 /* Room for pictures in the encoder's queue; when there is none, the next one
@@ -345,6 +227,19 @@ static bool is_saved(const struct session *s, int frames_max) {
 	       (!scene || s->saved.scenes == s->scenes_wished);
 }
 
+static void set_state(struct session *s, enum session_state state, const char *reason) {
+	pthread_mutex_lock(&s->lock);
+	bool changed =
+		!session_is_over(s->state) && (s->state != state || strcmp(s->reason, reason) != 0);
+	if (changed) {
+		s->state = state;
+		snprintf(s->reason, sizeof s->reason, "%s", reason);
+	}
+	pthread_mutex_unlock(&s->lock);
+	if (changed)
+		gpu_say(s, session_state_message(s));
+}
+
 /* At a boundary: settles pause and pace. True: its chunk may begin now. */
 static bool may_begin(
 	struct gpu *g, struct session *s, bool lonely, int64_t now_us, int64_t *wait_us) {
@@ -393,13 +288,13 @@ static bool tend(struct gpu *g, struct session *s, int64_t now_us, int64_t *wait
 	bool pending = x->generator && generator_pending(x->generator);
 	if (over || (g->draining && !x->mid_chunk && !pending)) {
 		if (!x->released || x->encoder || over)
-			put_away(g, s, over);
+			gpu_put_away(g, s, over);
 		if (x->encoder)
 			at_most(wait_us, 1000); /* its queue was full */
 		return false;
 	}
 	bool lonely = unwatched(s, now_us, wait_us);
-	if (!x->generator && !prepare(g, s))
+	if (!x->generator && !gpu_prepare(g, s))
 		return false;
 	move_frames(s);
 	if (x->mid_chunk)
@@ -419,7 +314,7 @@ static void reject(struct session *s, struct prompt *p, const struct error *e) {
 		json_pack("{s:s, s:s, s:b}", "code", problem_name(PROBLEM_INTERNAL), "message",
 			e->text, "retryable", 0));
 	pthread_mutex_unlock(&s->lock);
-	say(s, said);
+	gpu_say(s, said);
 	free(p);
 }
 
@@ -478,10 +373,10 @@ static int begin_chunk(struct gpu *g, struct session *s, int64_t now_us, struct 
 		x->wait_from_us ? now_us - x->wait_from_us : 0;
 	x->wait_from_us = 0;
 	if (reset) /* with the seed of the new film */
-		say(s, session_state_message(s));
-	say(s, wire_message("chunk.begin", s->id,
-		       json_pack("{s:I, s:I, s:i}", "chunk", (json_int_t)chunk, "prompt_revision",
-			       (json_int_t)x->revision, "frames", frames)));
+		gpu_say(s, session_state_message(s));
+	gpu_say(s, wire_message("chunk.begin", s->id,
+			   json_pack("{s:I, s:I, s:i}", "chunk", (json_int_t)chunk,
+				   "prompt_revision", (json_int_t)x->revision, "frames", frames)));
 	return 0;
 }
 
@@ -496,7 +391,7 @@ static void step(struct gpu *g, struct session *s, int64_t now_us) {
 	if (rc != 0) {
 		/* A lost device is not this session's failure: it stays in its journal. */
 		if (!engine_broken(g->engine))
-			fail(s, rc == -ENOMEM ? PROBLEM_OUT_OF_DEVICE_MEMORY : PROBLEM_INTERNAL,
+			gpu_fail(s, rc == -ENOMEM ? PROBLEM_OUT_OF_DEVICE_MEMORY : PROBLEM_INTERNAL,
 				&e);
 		else
 			log_line(

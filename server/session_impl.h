@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What session.h hides, for the files that run sessions: session*.c, registry.c,
- * journal.c, gpu.c, encoder.c. Every member says whose it is.
+ * journal.c, gpu*.c, encoder.c. Every member says whose it is.
  * Lock order: journal, speak, registry, lock. */
 #ifndef SERVER_SESSION_IMPL_H
 #define SERVER_SESSION_IMPL_H

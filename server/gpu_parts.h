@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What gpu.h hides, shared by the files named gpu*. Thread: the GPU thread, but
+ * for the atomics. */
+#ifndef SERVER_GPU_PARTS_H
+#define SERVER_GPU_PARTS_H
+#include "server/gpu.h"
+#include "server/session_impl.h"
+
+struct gpu {
+	struct registry *registry;
+	const struct conf *conf;
+	struct encoder **encoders; /* borrowed */
+	int encoder_count;
+	struct engine *engine;
+	uint64_t turn;
+	bool draining;
+	bool config_at_fault;
+	atomic_int end;
+	atomic_llong ticked_us;
+};
+
+/* gpu_session.c */
+/* In the order of what its encoder publishes; at once when it has none. Takes p. */
+void gpu_say(struct session *s, struct packet *p);
+void gpu_fail(struct session *s, enum problem_code code, const struct error *e);
+/* Gives it a generator and an encoder. False: not yet. */
+bool gpu_prepare(struct gpu *g, struct session *s);
+/* Takes everything back from an ended session (over) or from one that waits in
+ * its journal. It leaves the list once its viewers will hear of it. */
+void gpu_put_away(struct gpu *g, struct session *s, bool over);
+#endif
