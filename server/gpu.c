@@ -11,7 +11,7 @@
 
 #include "server/wire.h"
 
-enum { IDLE_TICK_US = 1000000, FRAMES_AT_ONCE = 16 };
+enum { IDLE_TICK_US = 1000000 };
 
 struct gpu *gpu_create(struct registry *r, struct encoder **encoders, int count, struct error *e) {
 	struct gpu *g = calloc(1, sizeof *g);
@@ -129,50 +129,6 @@ int gpu_load(struct gpu *g, struct error *e) {
 		m->height, m->fps_num, m->fps_den, m->sparsity);
 	registry_model(g->registry, g->engine);
 	return 0;
-}
-
-/* ---- between GPU thread and encoder */
-
-/* Room for pictures in the encoder's queue; when there is none, the next one
- * done wakes us. */
-static int room_for(struct session_gpu *x) {
-	int room = encoder_room(x->encoder);
-	if (room > 0)
-		return room;
-	encoder_starve(x->encoder);
-	return encoder_room(x->encoder); /* one may have been done before we asked */
-}
-
-/* Moves finished pictures on, and the end of a chunk behind its last one. */
-static void move_frames(struct session *s) {
-	struct session_gpu *x = &s->gpu;
-	struct frame *f[FRAMES_AT_ONCE];
-	for (;;) {
-		int room = room_for(x);
-		x->blocked = room <= 0;
-		if (x->blocked)
-			return;
-		int n = generator_frames(
-			x->generator, f, room < FRAMES_AT_ONCE ? room : FRAMES_AT_ONCE);
-		if (n <= 0)
-			return;
-		for (int i = 0; i < n; i++) {
-			bool last = f[i]->frame_in_chunk == f[i]->frames_in_chunk - 1;
-			struct chunk_info info = generator_chunk_info(x->generator);
-			if (!encoder_frame(x->encoder, f[i]))
-				frame_release(f[i]); /* texts never fill its queue: not reached */
-			if (last)
-				encoder_chunk_end(x->encoder, &info,
-					x->pace_wait_us[info.chunk % SESSION_CHUNKS_OPEN]);
-		}
-	}
-}
-
-/* True while the engine waits for pictures and none came back. */
-static bool is_starving(struct session_gpu *x) {
-	if (x->starving && encoder_done(x->encoder) != x->starving_done)
-		x->starving = false;
-	return x->starving;
 }
 
 /* ---- is it to run? */
@@ -296,117 +252,12 @@ static bool tend(struct gpu *g, struct session *s, int64_t now_us, int64_t *wait
 	bool lonely = unwatched(s, now_us, wait_us);
 	if (!x->generator && !gpu_prepare(g, s))
 		return false;
-	move_frames(s);
+	gpu_move_frames(s);
 	if (x->mid_chunk)
-		return !x->blocked && !is_starving(x);
+		return !x->blocked && !gpu_is_starving(x);
 	if (g->draining)
 		return false;
 	return may_begin(g, s, lonely, now_us, wait_us);
-}
-
-/* ---- work */
-
-/* Takes the prompt off that the engine would not have. */
-static void reject(struct session *s, struct prompt *p, const struct error *e) {
-	pthread_mutex_lock(&s->lock);
-	prompts_remove(&s->prompts, p);
-	struct packet *said = session_prompt_message(s, "prompt.rejected", p,
-		json_pack("{s:s, s:s, s:b}", "code", problem_name(PROBLEM_INTERNAL), "message",
-			e->text, "retryable", 0));
-	pthread_mutex_unlock(&s->lock);
-	gpu_say(s, said);
-	free(p);
-}
-
-static int steer(
-	struct session *s, struct prompt *due, bool reset, uint64_t seed, struct error *e) {
-	struct session_gpu *x = &s->gpu;
-	int rc = reset ? generator_reset(x->generator, seed, e) : 0;
-	if (rc != 0 || !due)
-		return rc;
-	struct prompt_change words = {due->text, due->transition, due->revision};
-	struct error refused = {0};
-	if (generator_prompt(x->generator, &words, &refused) == 0)
-		x->revision = due->revision;
-	else if (x->revision != 0)
-		reject(s, due, &refused);
-	else
-		rc = error_set(e, refused.code, "%s", refused.text);
-	return rc;
-}
-
-/* Takes over what was wished since the last chunk and tells its begin. */
-static int begin_chunk(struct gpu *g, struct session *s, int64_t now_us, struct error *e) {
-	struct session_gpu *x = &s->gpu;
-	pthread_mutex_lock(&s->lock);
-	bool reset = s->reset_wished;
-	int64_t chunk = session_earliest(s);
-	struct prompt *due = prompts_due(&s->prompts, chunk);
-	if (due) {
-		due->state = PROMPT_SENT;
-		due->chunk = chunk;
-	}
-	if (reset)
-		s->seed = s->reset_seed;
-	uint64_t seed = s->seed;
-	s->reset_wished = false;
-	s->begun = chunk;
-	s->begun_index = s->next_index;
-	s->steps_wished -= s->steps_wished > 0;
-	bool reserve = reset || chunk + g->conf->journal_chunks / 2 >= s->reserved;
-	if (reserve)
-		s->reserved = chunk + g->conf->journal_chunks;
-	pthread_mutex_unlock(&s->lock);
-	int rc = steer(s, due, reset, seed, e);
-	if (rc != 0)
-		return rc;
-	int frames = generator_chunk_frames(x->generator);
-	pthread_mutex_lock(&s->lock);
-	s->next_index += frames;
-	s->revision = x->revision;
-	pthread_mutex_unlock(&s->lock);
-	if (reserve)
-		session_note(s);
-	x->mid_chunk = true;
-	x->turn = ++g->turn;
-	x->pace_wait_us[generator_chunk(x->generator) % SESSION_CHUNKS_OPEN] =
-		x->wait_from_us ? now_us - x->wait_from_us : 0;
-	x->wait_from_us = 0;
-	if (reset) /* with the seed of the new film */
-		gpu_say(s, session_state_message(s));
-	gpu_say(s, wire_message("chunk.begin", s->id,
-			   json_pack("{s:I, s:I, s:i}", "chunk", (json_int_t)chunk,
-				   "prompt_revision", (json_int_t)x->revision, "frames", frames)));
-	return 0;
-}
-
-static void step(struct gpu *g, struct session *s, int64_t now_us) {
-	struct session_gpu *x = &s->gpu;
-	struct error e = {0};
-	enum progress progress = PROGRESS_BUSY;
-	long long done = encoder_done(x->encoder);
-	int rc = x->mid_chunk ? 0 : begin_chunk(g, s, now_us, &e);
-	if (rc == 0)
-		rc = generator_step(x->generator, &progress, &e);
-	if (rc != 0) {
-		/* A lost device is not this session's failure: it stays in its journal. */
-		if (!engine_broken(g->engine))
-			gpu_fail(s, rc == -ENOMEM ? PROBLEM_OUT_OF_DEVICE_MEMORY : PROBLEM_INTERNAL,
-				&e);
-		else
-			log_line(
-				g->registry->log, LOG_LEVEL_ERROR, "session %s: %s", s->id, e.text);
-		return;
-	}
-	atomic_store(&g->registry->stepped_us, wire_now_us());
-	if (generator_boundary(x->generator))
-		x->mid_chunk = false;
-	move_frames(s);
-	if (progress == PROGRESS_BLOCKED) {
-		x->starving = true;
-		x->starving_done = done;
-		encoder_starve(x->encoder);
-	}
 }
 
 int64_t gpu_turn(struct gpu *g, int64_t now_us) {
@@ -425,7 +276,7 @@ int64_t gpu_turn(struct gpu *g, int64_t now_us) {
 			next = s;
 	}
 	if (next)
-		step(g, next, now_us);
+		gpu_step(g, next, now_us);
 	/* Nothing to enqueue: pictures on their way are worth sleeping for. */
 	if (next || engine_await(g->engine))
 		wait_us = 0;

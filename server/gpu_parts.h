@@ -28,4 +28,12 @@ bool gpu_prepare(struct gpu *g, struct session *s);
 /* Takes everything back from an ended session (over) or from one that waits in
  * its journal. It leaves the list once its viewers will hear of it. */
 void gpu_put_away(struct gpu *g, struct session *s, bool over);
+
+/* gpu_step.c */
+/* Makes one step of its generator, or fails it. It must be able to. */
+void gpu_step(struct gpu *g, struct session *s, int64_t now_us);
+/* Moves finished pictures on, and the end of a chunk behind its last one. */
+void gpu_move_frames(struct session *s);
+/* True while the engine waits for pictures and none came back. */
+bool gpu_is_starving(struct session_gpu *x);
 #endif
