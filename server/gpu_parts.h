@@ -19,6 +19,11 @@ struct gpu {
 	atomic_llong ticked_us;
 };
 
+/* gpu_tend.c */
+/* Looks after one session. True: it can make a step now. *wait_us (GPU_FOREVER:
+ * for ever) is brought down to when the clock alone will change something. */
+bool gpu_tend(struct gpu *g, struct session *s, int64_t now_us, int64_t *wait_us);
+
 /* gpu_session.c */
 /* In the order of what its encoder publishes; at once when it has none. Takes p. */
 void gpu_say(struct session *s, struct packet *p);
