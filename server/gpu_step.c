@@ -67,18 +67,48 @@ static void reject(struct session *s, struct prompt *p, const struct error *e) {
 	free(p);
 }
 
-static int steer(
-	struct session *s, struct prompt *due, bool reset, uint64_t seed, struct error *e) {
+/* What others wished since the last chunk, for the one that begins. */
+struct wishes {
+	int64_t chunk; /* its number */
+	struct prompt *due; /* or NULL; stays on the session's list */
+	bool reset;
+	uint64_t seed; /* of the film */
+	bool reserve; /* the journal is to set more numbers aside */
+};
+
+static struct wishes take_wishes(struct session *s, int journal_chunks) {
+	pthread_mutex_lock(&s->lock);
+	struct wishes w = {.chunk = session_earliest(s), .reset = s->reset_wished};
+	w.due = prompts_due(&s->prompts, w.chunk);
+	if (w.due) {
+		w.due->state = PROMPT_SENT;
+		w.due->chunk = w.chunk;
+	}
+	if (w.reset)
+		s->seed = s->reset_seed;
+	w.seed = s->seed;
+	s->reset_wished = false;
+	s->begun = w.chunk;
+	s->begun_index = s->next_index;
+	s->steps_wished -= s->steps_wished > 0;
+	w.reserve = w.reset || w.chunk + journal_chunks / 2 >= s->reserved;
+	if (w.reserve)
+		s->reserved = w.chunk + journal_chunks;
+	pthread_mutex_unlock(&s->lock);
+	return w;
+}
+
+static int steer(struct session *s, const struct wishes *w, struct error *e) {
 	struct session_gpu *x = &s->gpu;
-	int rc = reset ? generator_reset(x->generator, seed, e) : 0;
-	if (rc != 0 || !due)
+	int rc = w->reset ? generator_reset(x->generator, w->seed, e) : 0;
+	if (rc != 0 || !w->due)
 		return rc;
-	struct prompt_change words = {due->text, due->transition, due->revision};
+	struct prompt_change words = {w->due->text, w->due->transition, w->due->revision};
 	struct error refused = {0};
 	if (generator_prompt(x->generator, &words, &refused) == 0)
-		x->revision = due->revision;
+		x->revision = w->due->revision;
 	else if (x->revision != 0)
-		reject(s, due, &refused);
+		reject(s, w->due, &refused);
 	else
 		rc = error_set(e, refused.code, "%s", refused.text);
 	return rc;
@@ -87,26 +117,8 @@ static int steer(
 /* Takes over what was wished since the last chunk and tells its begin. */
 static int begin_chunk(struct gpu *g, struct session *s, int64_t now_us, struct error *e) {
 	struct session_gpu *x = &s->gpu;
-	pthread_mutex_lock(&s->lock);
-	bool reset = s->reset_wished;
-	int64_t chunk = session_earliest(s);
-	struct prompt *due = prompts_due(&s->prompts, chunk);
-	if (due) {
-		due->state = PROMPT_SENT;
-		due->chunk = chunk;
-	}
-	if (reset)
-		s->seed = s->reset_seed;
-	uint64_t seed = s->seed;
-	s->reset_wished = false;
-	s->begun = chunk;
-	s->begun_index = s->next_index;
-	s->steps_wished -= s->steps_wished > 0;
-	bool reserve = reset || chunk + g->conf->journal_chunks / 2 >= s->reserved;
-	if (reserve)
-		s->reserved = chunk + g->conf->journal_chunks;
-	pthread_mutex_unlock(&s->lock);
-	int rc = steer(s, due, reset, seed, e);
+	struct wishes w = take_wishes(s, g->conf->journal_chunks);
+	int rc = steer(s, &w, e);
 	if (rc != 0)
 		return rc;
 	int frames = generator_chunk_frames(x->generator);
@@ -114,17 +126,17 @@ static int begin_chunk(struct gpu *g, struct session *s, int64_t now_us, struct 
 	s->next_index += frames;
 	s->revision = x->revision;
 	pthread_mutex_unlock(&s->lock);
-	if (reserve)
+	if (w.reserve)
 		session_note(s);
 	x->mid_chunk = true;
 	x->turn = ++g->turn;
 	x->pace_wait_us[generator_chunk(x->generator) % SESSION_CHUNKS_OPEN] =
 		x->wait_from_us ? now_us - x->wait_from_us : 0;
 	x->wait_from_us = 0;
-	if (reset) /* with the seed of the new film */
+	if (w.reset) /* with the seed of the new film */
 		gpu_say(s, session_state_message(s));
 	gpu_say(s, wire_message("chunk.begin", s->id,
-			   json_pack("{s:I, s:I, s:i}", "chunk", (json_int_t)chunk,
+			   json_pack("{s:I, s:I, s:i}", "chunk", (json_int_t)w.chunk,
 				   "prompt_revision", (json_int_t)x->revision, "frames", frames)));
 	return 0;
 }
