@@ -50,6 +50,7 @@ struct engine_config {
 	const char *precision;  /* "auto", "f32", "bf16", "fp8", "int8" */
 	const char *sparsity;   /* "model" (the manifest's), "dense", "window", "hsa", ... */
 	const char *steps;      /* "model" (the manifest's) or falling positions, "1000,400" */
+	const double *renoise_above; /* timestep, 0 to 1000, instead of the manifest's; NULL: that */
 	int threads;            /* CPU workers, 0: one per core */
 	int generators_max;     /* KV slots set aside at load; default 1 */
 	int prompts_cached;     /* encoded prompts kept; default 16 */

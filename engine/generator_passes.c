@@ -34,7 +34,8 @@ static int chunk_begin(struct live *g, struct error *e) {
 	struct loaded *l = g->l;
 	const struct model *m = l->m;
 	bool first = g->scene_chunk == 0 && m->first_steps > 0;
-	struct sampler_steps steps = {m->solver, first ? m->first_steps : m->steps, {0}};
+	struct sampler_steps steps = {
+		.count = first ? m->first_steps : m->steps, .renoise_above = m->renoise_above};
 	memcpy(steps.timestep, first ? m->first_timestep : m->timestep, sizeof steps.timestep);
 	int r = sampler_begin(g->s->sampler, &steps, g->chunk, e);
 	if (r < 0)

@@ -207,7 +207,7 @@ static int compare_device(
 
 static int chunk_run(struct bench *b, int chunk, struct error *e) {
 	char name[NAME_BYTES];
-	struct sampler_steps steps = {.solver = b->m->solver, .count = b->m->steps};
+	struct sampler_steps steps = {.count = b->m->steps, .renoise_above = b->m->renoise_above};
 	memcpy(steps.timestep, b->m->timestep, sizeof steps.timestep);
 	int r = sampler_begin(b->sampler, &steps, chunk, e);
 	if (r < 0)

@@ -234,10 +234,14 @@ int golden_check_rollout(struct golden *g, struct error *e) {
 	if (!g->model)
 		return error_set(
 			e, -EINVAL, "%s: needs the model it was made with (--model DIR)", g->path);
+	double above = 0; /* files that do not say were made with new noise at every step */
 	int rc = file_read(&r, e);
+	if (rc == 0 && weights_metadata(g->file, "renoise_above"))
+		rc = golden_double(g, "renoise_above", 0, 1000, &above, e);
 	if (rc < 0)
 		return rc;
 	const struct engine_config config = {.model_dir = g->model->dir,
+		.renoise_above = &above,
 		.backend = backend_info(g->be).kind,
 		.precision = precision_name(g->precision),
 		.sparsity = "dense"};

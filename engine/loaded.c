@@ -301,6 +301,8 @@ static int loaded_fill(struct loaded *l, const struct engine_config *c, struct e
 		r = schedule_parse(c->steps, l->m, e);
 	if (r < 0)
 		return r;
+	if (c->renoise_above)
+		l->m->renoise_above = *c->renoise_above;
 	const struct backend_config backend = {
 		.spec = c->backend && *c->backend ? c->backend : "auto",
 		.threads = c->threads,

@@ -264,8 +264,6 @@ static const char *const decoders[] = {
 	[DECODER_TAEHV] = "taehv", [DECODER_WAN_VAE] = "wan_vae", NULL};
 static const char *const rope_sinks[] = {
 	[ROPE_SINK_FIXED] = "fixed", [ROPE_SINK_RELATIVE] = "relative", NULL};
-static const char *const solvers[] = {
-	[SOLVER_CONSISTENCY] = "consistency", [SOLVER_EULER] = "euler", NULL};
 static const char *const recaches[] = {[RECACHE_NONE] = "none",
 	[RECACHE_SEQUENTIAL] = "sequential",
 	[RECACHE_JOINT] = "joint",
@@ -287,7 +285,7 @@ static const struct field fields[] = {
 	{"schedule", "steps", read_steps, .preset = REQUIRED},
 	{"schedule", "first_steps", read_first_steps, .preset = 0},
 	{"schedule", "shift", read_double, AT(shift), 0.01, 100, 1},
-	{"schedule", "solver", read_enum, AT(solver), .preset = 0, .names = solvers},
+	{"schedule", "renoise_above", read_double, AT(renoise_above), 0, 1000, 0},
 	{"schedule", "context_noise", read_double, AT(context_noise), 0, 1000, 0},
 	{"dit", "files", read_files, AT(dit.files), .preset = REQUIRED},
 	{"dit", "strip", read_string, AT(dit.files.strip), 1, NAME_BYTES_MAX, 0},

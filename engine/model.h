@@ -54,9 +54,6 @@ struct decoder_config {
 	float mean[MODEL_LATENT_CHANNELS_MAX], std[MODEL_LATENT_CHANNELS_MAX];
 };
 enum rope_sink { ROPE_SINK_FIXED, ROPE_SINK_RELATIVE };
-/* How a chunk gets from one step to the next: the picture that a pass sees is noised anew
- * (multistep consistency sampling), or x follows the flow (the ODE, Euler's method). */
-enum solver { SOLVER_CONSISTENCY, SOLVER_EULER };
 enum recache { RECACHE_NONE, RECACHE_SEQUENTIAL, RECACHE_JOINT };
 struct cache_config {
 	int window_frames; /* visible latent frames, the current chunk and the sink included */
@@ -83,7 +80,9 @@ struct model {
 	int first_steps; /* as above, for the first chunk of a scene; 0: no difference */
 	double first_timestep[MODEL_STEPS_MAX];
 	double shift; /* of the warp */
-	enum solver solver;
+	/* A step from a timestep above this one noises the picture that it saw anew (multistep
+	 * consistency sampling); from this one on x follows the flow (Euler). 0: always anew. */
+	double renoise_above;
 	double context_noise; /* timestep of the refresh pass */
 	struct dit_config dit;
 	struct text_config text;

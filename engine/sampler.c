@@ -57,6 +57,11 @@ void sampler_source(struct sampler *s, struct noise_source source) {
 	s->source = source;
 }
 
+/* Whether new noise is mixed in after pass i. */
+static bool renoises(const struct sampler *s, int i) {
+	return i + 1 < s->steps.count && s->steps.timestep[i] > s->steps.renoise_above;
+}
+
 int sampler_begin(
 	struct sampler *s, const struct sampler_steps *steps, int64_t chunk, struct error *e) {
 	if (steps->count < 1 || steps->count > s->steps_max)
@@ -64,8 +69,9 @@ int sampler_begin(
 			steps->count, s->steps_max);
 	s->steps = *steps;
 	s->step = 0;
-	int draws = steps->solver == SOLVER_EULER ? 1 : steps->count;
-	for (int i = 0; i < draws; i++) {
+	for (int i = 0; i < steps->count; i++) {
+		if (i > 0 && !renoises(s, i - 1))
+			continue;
 		int r = s->source.draw(s->source.ctx, s->be, &s->noise[i], chunk, i, e);
 		if (r < 0)
 			return r;
@@ -85,23 +91,15 @@ struct tensor *sampler_flow(struct sampler *s) {
 	return &s->flow;
 }
 
-/* Along the flow to the next level; the last step goes all the way, to the picture. */
-static void euler_step(struct sampler *s, float sigma, float sigma_next, bool last) {
-	struct tensor *x = &s->noise[0];
-	const float length[2] = {sigma - sigma_next, 0};
-	backend_ops(s->be)->denoise(s->be, last ? &s->latent : x, NULL, x, &s->flow, NULL, length);
-}
-
 bool sampler_advance(struct sampler *s) {
-	bool last = s->step + 1 == s->steps.count;
-	const float sigma[2] = {(float)(s->steps.timestep[s->step] / 1000),
-		last ? 0 : (float)(s->steps.timestep[s->step + 1] / 1000)};
-	struct tensor *x = &s->noise[0];
-	if (s->steps.solver == SOLVER_EULER)
-		euler_step(s, sigma[0], sigma[1], last);
-	else
-		backend_ops(s->be)->denoise(s->be, &s->latent, last ? NULL : x, x, &s->flow,
-			last ? NULL : &s->noise[s->step + 1], sigma);
+	bool last = s->step + 1 == s->steps.count, again = renoises(s, s->step);
+	float from = (float)(s->steps.timestep[s->step] / 1000),
+	      to = last ? 0 : (float)(s->steps.timestep[s->step + 1] / 1000);
+	/* Without new noise only as far along the flow as the next level, in place. */
+	const float sigma[2] = {again ? from : from - to, to};
+	struct tensor *x = &s->noise[0], *end = last || again ? &s->latent : x;
+	backend_ops(s->be)->denoise(s->be, end, again ? x : NULL, x, &s->flow,
+		again ? &s->noise[s->step + 1] : NULL, sigma);
 	s->step++;
 	return !last;
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* From noise to a clean latent in a few steps: the model says where noise and
  * picture part (flow); the picture is read off and new noise is mixed in at the
- * next, lower level, or (Euler) x goes along the flow to that level. All noise of a chunk is drawn
- * when it begins, so that a pass holds nothing that changes from chunk to chunk. Thread: the
- * backend's. Source: Self Forcing; engine/MODEL.md. */
+ * next, lower level, or, at low levels, x goes along the flow to it (Euler). All noise of a chunk
+ * is drawn when it begins, so that a pass holds nothing that changes from chunk to chunk. Thread:
+ * the backend's. Source: Self Forcing; engine/MODEL.md. */
 #ifndef ENGINE_SAMPLER_H
 #define ENGINE_SAMPLER_H
 #include "engine/arena.h"
@@ -11,13 +11,13 @@
 
 /* Timesteps of a chunk's passes, falling, 1000 .. 0 exclusive. */
 struct sampler_steps {
-	enum solver solver;
 	int count;
 	double timestep[MODEL_STEPS_MAX];
+	double renoise_above; /* as struct model's */
 };
 
 /* Where noise comes from; y [f, C, H, W] f32 in backend memory. Step 0 is what
- * the chunk starts as, step i > 0 is mixed in before pass i; Euler draws step 0 alone. */
+ * the chunk starts as, step i > 0 is mixed in before pass i, if any is. */
 struct noise_source {
 	int (*draw)(void *ctx, struct backend *be, struct tensor *y, int64_t chunk, int step,
 		struct error *e);

@@ -21,7 +21,7 @@ try:
     import nets
     import sparse
     import torch
-    from rollout import Rollout
+    from rollout import ALWAYS, Rollout
     from runtime import load_weights
     from safetensors import safe_open
 except ImportError as e:
@@ -75,16 +75,18 @@ def rollout(model: str, golden: "safe_open", policy: str, chunks: int) -> torch.
     _, dit = nets.build(manifest["text"]["vocab"], torch.device("cpu"))
     dit.load_state_dict(load_weights(*(os.path.join(model, name) for name in manifest["dit"]["files"])))
     prompts = dict(json.loads(golden.metadata()["prompts"]))
-    draws = iter(golden.get_tensor("noise").flatten(0, 1).unsqueeze(1))
+    noise, above = golden.get_tensor("noise"), manifest["schedule"].get("renoise_above", ALWAYS)
+    draws = iter(noise[0])
     mask = sparse.Sparse(sparse.parse(policy))
-    stream, out, text = Rollout(dit, 1, torch.device("cpu"), mask, lambda: next(draws)), [], torch.empty(0)
+    stream, out, text = Rollout(dit, 1, torch.device("cpu"), mask, lambda: next(draws)[None]), [], torch.empty(0)
     for chunk in range(chunks):
         if chunk in prompts:
             real = golden.get_tensor(f"prompt{chunk}.context")
             padded = torch.zeros(1, nets.TEXT_LENGTH, real.shape[1])
             padded[0, :len(real)] = real
             text = dit.text_embedding(padded)
-        out.append(stream.chunk(text)[0])
+        draws = iter(noise[chunk])
+        out.append(stream.chunk(text, renoise_above=above)[0])
     return torch.cat(out)
 
 

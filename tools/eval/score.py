@@ -32,7 +32,7 @@ import pictures  # noqa: E402
 from ae import test as test_autoencoder  # noqa: E402
 from attributes import SEA, Attributes  # noqa: E402
 from classify import GAP, HEADS, Judge, render_scenes, train  # noqa: E402
-from rollout import STEPS, decode, many_steps, sample  # noqa: E402
+from rollout import NEVER, RENOISE_ABOVE, STEPS, decode, many_steps, sample  # noqa: E402
 from runtime import DEVICE, autocast, load_dit, load_weights, log, save_weights  # noqa: E402
 from text import Tokenizer  # noqa: E402
 
@@ -83,8 +83,8 @@ class Model:
     tokenizer: Tokenizer
 
     def latents(self, prompts: list[list[str]], seed: int, batch: int = 128, steps: tuple[float, ...] = STEPS,
-                euler: bool = False) -> Tensor:
-        parts = [sample(self.t5, self.dit, self.tokenizer, prompts[i:i + batch], seed + i, steps=steps, euler=euler,
+                renoise_above: float = RENOISE_ABOVE) -> Tensor:
+        parts = [sample(self.t5, self.dit, self.tokenizer, prompts[i:i + batch], seed + i, steps=steps, renoise_above=renoise_above,
                         amp=DEVICE.type == "cuda") for i in range(0, len(prompts), batch)]
         return torch.cat(parts)
 
@@ -178,7 +178,7 @@ def score_adherence(model: Model, judge: Judge, count: int, out: Metrics) -> Non
         out["sharpness_first_chunk"] = (_sharpness(video[:, :CHUNK]) / target, "ratio")
         out["sharpness_chunk_6"] = (_sharpness(video[:, 6 * CHUNK:]) / target, "ratio")
         out["border_flicker"] = (_border_flicker(video), "ratio")
-        many = model.video([[t] for t in texts], seed, steps=many_steps(24), euler=True)
+        many = model.video([[t] for t in texts], seed, steps=many_steps(24), renoise_above=NEVER)
         out["sharpness_first_chunk_24_steps"] = (_sharpness(many) / target, "ratio")
 
 

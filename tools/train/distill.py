@@ -27,7 +27,7 @@ import latents
 import nets
 from dit import CHUNKS, Batch, compile_blocks, matrices, per_chunk, plain_blocks
 from nets import CHUNK_LATENTS, TAEHV, TEXT_LENGTH
-from rollout import STEPS, Rollout
+from rollout import ALWAYS, STEPS, Rollout
 from runtime import CUDA, DEVICE, RANK, WORLD, Captured, FlatParameters, Optimizer, Plan, autocast, elapsed, finish, fit, \
     load_dit, load_weights, log, save_dit, start
 from sparse import Sparse, parse
@@ -111,7 +111,7 @@ class DistillJob:
             text = self.dit.text_embedding(self.text)[b.row, b.scene_of_chunk]
             stream = Rollout(self.dit, b.size, DEVICE, mask_of)
             for c in range(CHUNKS):
-                self.made[:, c] = stream.chunk(text[:, c], seen=functools.partial(self._keep, c))
+                self.made[:, c] = stream.chunk(text[:, c], renoise_above=ALWAYS, seen=functools.partial(self._keep, c))
 
     def _keep(self, chunk: int, step: int, state: torch.Tensor) -> None:
         self.passed[step, :, chunk].copy_(state)

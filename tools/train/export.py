@@ -23,7 +23,7 @@ from torch import Tensor
 import captions
 import nets
 from nets import CHUNK_LATENTS, LATENT
-from rollout import STEPS, Rollout, decode
+from rollout import RENOISE_ABOVE, STEPS, Rollout, decode
 from runtime import load_dit, load_weights, save_dit, save_weights
 from text import EOS, Tokenizer
 
@@ -50,8 +50,8 @@ def golden(directory: str) -> dict[str, Tensor]:
     ae.load_state_dict(load_weights(os.path.join(directory, "decoder.safetensors")), strict=False)
     noise = torch.randn(GOLDEN_CHUNKS, len(STEPS), CHUNK_LATENTS, *LATENT)
     out: dict[str, Tensor] = dict(noise=noise)
-    draws = iter(noise.flatten(0, 1).unsqueeze(1))
-    stream, latents, context = Rollout(dit, 1, cpu, noise=lambda: next(draws)), [], torch.empty(0)
+    draws = iter(noise[0])
+    stream, latents, context = Rollout(dit, 1, cpu, noise=lambda: next(draws)[None]), [], torch.empty(0)
     prompts = dict(GOLDEN_PROMPTS)
     for c in range(GOLDEN_CHUNKS):
         if c in prompts:
@@ -60,6 +60,7 @@ def golden(directory: str) -> dict[str, Tensor]:
             encoded = t5(ids)
             out[f"prompt{c}.ids"], out[f"prompt{c}.context"] = ids[0, :real].int(), encoded[0, :real].clone()
             context = dit.text_embedding(encoded)
+        draws = iter(noise[c])  # step i's lies at i, whether earlier steps drew theirs or not
         latents.append(stream.chunk(context)[0])
     out["latents"] = torch.cat(latents)
     frames = decode(ae, out["latents"][None], amp=False)[0]
@@ -96,7 +97,7 @@ def main() -> None:
         json.dump(captions.suggestions(), f, indent=1)
     kind = dict(kind="demo model rollout, float32, dense, KV-cached, prompt switches without recache",
                 prompts=json.dumps(GOLDEN_PROMPTS), seed=str(GOLDEN_SEED), layout=LAYOUT, steps=json.dumps(STEPS),
-                chunks=str(GOLDEN_CHUNKS))
+                renoise_above=str(RENOISE_ABOVE), chunks=str(GOLDEN_CHUNKS))
     save_file(golden(args.result), at("golden_rollout.safetensors"), kind)
     for name in os.listdir(args.result):
         if os.path.getsize(at(name)) >= LIMIT:

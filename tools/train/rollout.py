@@ -25,6 +25,8 @@ def warp(u: float) -> float:
 
 
 STEPS = tuple(warp(s / 1000) * 1000 for s in (1000, 750, 500, 250))
+RENOISE_ABOVE = 900.  # steps from there on down follow the flow
+ALWAYS, NEVER = 0., 1000.
 
 
 def many_steps(count: int) -> tuple[float, ...]:
@@ -71,10 +73,10 @@ class Rollout:
             new.append(kv)
         return d.unpatch(d.head(h, e)), new
 
-    def chunk(self, context: Tensor, steps: tuple[float, ...] = STEPS, euler: bool = False,
+    def chunk(self, context: Tensor, steps: tuple[float, ...] = STEPS, renoise_above: float = RENOISE_ABOVE,
               seen: Callable[[int, Tensor], None] | None = None) -> Tensor:
-        """Samples the next chunk [B, 3, 16, 18, 32] under context [B, S, C]. euler: solve the flow without new noise.
-        seen: called with every step's index and input."""
+        """Samples the next chunk [B, 3, 16, 18, 32] under context [B, S, C]. A step from a time above renoise_above
+        noises what it saw anew, others follow the flow (Euler). seen: called with every step's index and input."""
         x = self.noise()
         for i, t in enumerate(steps):
             if seen is not None:
@@ -84,7 +86,7 @@ class Rollout:
             if i + 1 == len(steps):
                 break
             level = steps[i + 1] / 1000
-            x = x + (level - t / 1000) * v if euler else (1 - level) * clean + level * self.noise()
+            x = (1 - level) * clean + level * self.noise() if t > renoise_above else x + (level - t / 1000) * v
         self.window.append(self._pass(clean, 0., context)[1])
         if len(self.window) == WINDOW_CHUNKS:
             del self.window[1]
@@ -93,7 +95,7 @@ class Rollout:
 
 @torch.no_grad()
 def sample(t5: T5Encoder, dit: WanDiT, tokenizer: Tokenizer, prompts: list[list[str]], seed: int, *,
-           steps: tuple[float, ...] = STEPS, euler: bool = False, mask_of: MaskOf | None = None,
+           steps: tuple[float, ...] = STEPS, renoise_above: float = RENOISE_ABOVE, mask_of: MaskOf | None = None,
            amp: bool = True) -> Tensor:
     """prompts [streams][chunks] -> latents [streams, 3 * chunks, 16, 18, 32]; all noise comes from the seed."""
     device = next(dit.parameters()).device
@@ -107,7 +109,7 @@ def sample(t5: T5Encoder, dit: WanDiT, tokenizer: Tokenizer, prompts: list[list[
         stream = Rollout(dit, len(prompts), device, mask_of, lambda: torch.randn(shape, device=device, generator=generator))
         for c in range(len(prompts[0])):
             at = torch.tensor([number[p[c]] for p in prompts], device=device)
-            out.append(stream.chunk(contexts[at], steps, euler))
+            out.append(stream.chunk(contexts[at], steps, renoise_above))
     return torch.cat(out, 1)
 
 
