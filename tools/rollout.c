@@ -3,8 +3,9 @@
  * time, for benches and evaluation.
  *
  *	lightforced-rollout --model DIR --prompt TEXT [--at CHUNK [--mode M] --prompt TEXT]...
- *	    [--seed N] [--chunks N] [--sparsity P] [--steps LIST] [--backend B] [--precision P]
- *	    [--threads N] [--out FILE.y4m] [--latents FILE] [--compare FILE] [--eager] [--one-lane]
+ *	    [--seed N] [--chunks N] [--sparsity P] [--steps LIST] [--renoise-above T]
+ *	    [--backend B] [--precision P] [--threads N] [--out FILE.y4m] [--latents FILE]
+ *	    [--compare FILE] [--eager] [--one-lane]
  *
  * --eager and --one-lane switch off what a GPU backend does to be fast (replaying
  * recorded passes, decoding beside them): the bytes must be the same.

@@ -16,6 +16,7 @@ struct cue {
 
 struct options {
 	struct engine_config engine;
+	double renoise_above; /* when given, where engine's points to */
 	uint64_t seed;
 	int64_t chunks; /* 0: not given */
 	const char *out, *latents, *compare;

@@ -19,8 +19,9 @@ struct next_cue {
 int options_usage(void) {
 	fputs("usage: lightforced-rollout --model DIR --prompt TEXT [--at CHUNK [--mode "
 	      "switch|recache|cut] --prompt TEXT]...\n"
-	      "    [--seed N] [--chunks N] [--sparsity P] [--steps LIST] [--backend B] "
-	      "[--precision P]\n    [--threads N] [--out FILE.y4m] [--latents FILE] [--compare "
+	      "    [--seed N] [--chunks N] [--sparsity P] [--steps LIST] [--renoise-above T]\n"
+	      "    [--backend B] [--precision P] [--threads N] [--out FILE.y4m] [--latents FILE] "
+	      "[--compare "
 	      "FILE] [--eager] [--one-lane]\n",
 		stderr);
 	return 2;
@@ -80,6 +81,11 @@ static bool option_take(struct options *o, struct next_cue *next, int option, co
 		ok = number_parse(text, 1024, &n);
 		o->engine.threads = (int)n;
 		return ok;
+	case 'R':
+		ok = number_parse(text, 1000, &n);
+		o->renoise_above = (double)n;
+		o->engine.renoise_above = &o->renoise_above;
+		return ok;
 	case 'E':
 		o->engine.eager = true;
 		return true;
@@ -97,6 +103,7 @@ int options_parse(struct options *o, int argc, char **argv) {
 		{"mode", required_argument, NULL, 'M'}, {"seed", required_argument, NULL, 's'},
 		{"chunks", required_argument, NULL, 'c'},
 		{"sparsity", required_argument, NULL, 'S'}, {"steps", required_argument, NULL, 'T'},
+		{"renoise-above", required_argument, NULL, 'R'},
 		{"backend", required_argument, NULL, 'b'},
 		{"precision", required_argument, NULL, 'P'},
 		{"threads", required_argument, NULL, 't'}, {"out", required_argument, NULL, 'o'},

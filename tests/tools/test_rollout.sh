@@ -39,6 +39,16 @@ grep -q "^demo_sparse_psnr_db inf" "$work/c.txt" || fail "not equal to itself"
 	--compare "$work/a.safetensors" >"$work/d.txt"
 grep -q "^demo_sparse_psnr_db [0-9]" "$work/d.txt" || fail "no difference to another policy"
 
+# Another schedule: other pictures.
+for schedule in "--steps 1000,400" "--renoise-above 0"; do
+	# shellcheck disable=SC2086
+	render --out "$work/e.y4m" $schedule >/dev/null
+	! cmp -s "$work/a.y4m" "$work/e.y4m" || fail "$schedule changes nothing"
+done
+[ "$(status "$program" --model "$model" --backend cpu --prompt x --steps 400,500)" = 1 ] || fail "rising steps"
+grep -q 'steps "400,500": must be model, or 1 to 16 falling numbers' "$work/out" || fail "rising steps are not explained"
+[ "$(status "$program" --model "$model" --prompt x --renoise-above 1001)" = 2 ] || fail "a timestep above 1000"
+
 [ "$(status "$program")" = 2 ] || fail "no arguments must be wrong usage"
 [ "$(status "$program" --model "$model" --prompt x --chunks 0)" = 2 ] || fail "0 chunks"
 [ "$(status "$program" --model "$model" --prompt x --mode fade)" = 2 ] || fail "unknown mode"

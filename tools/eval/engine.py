@@ -11,6 +11,7 @@ minutes. Writes OUT/NAME.json, a bench result, and OUT/NAME-switch.png.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import subprocess
@@ -61,9 +62,9 @@ class Engine:
                 self.base += ["--" + name, getattr(args, name)]
         self.path = os.path.join(work, "video.y4m")
 
-    def frames(self, prompts: list[tuple[int, str]], chunks: int, seed: int, wanted: list[int]) -> Tensor:
+    def frames(self, prompts: list[tuple[int, str]], chunks: int, seed: int, wanted: list[int], more: tuple[str, ...] = ()) -> Tensor:
         """prompts: (chunk from which it holds, text)."""
-        command = [*self.base, "--chunks", str(chunks), "--seed", str(seed), "--out", self.path]
+        command = [*self.base, *more, "--chunks", str(chunks), "--seed", str(seed), "--out", self.path]
         for at, text in prompts:
             command += [*(["--at", str(at)] if at else []), "--prompt", text]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -120,6 +121,16 @@ def score_switches(engine: Engine, judge: Judge, count: int, seed: int, sheet: s
     return out | {"switch_changed_n": (len(changed[0]), "count")}
 
 
+def score_sharpness(engine: Engine, count: int, seed: int) -> Metrics:
+    """Mean absolute horizontal gradient of first chunks, as the model samples and with new noise at every step."""
+    out: Metrics = {}
+    _, texts = scenes_for(count, False, seed)
+    for name, more in (("gradient_first_chunk", ()), ("gradient_first_chunk_renoised", ("--renoise-above", "0"))):
+        videos = (engine.frames([(0, text)], 1, seed + i, list(range(CHUNK)), more) for i, text in enumerate(texts))
+        out[name] = (sum((v[..., 1:] - v[..., :-1]).abs().mean().item() for v in videos) / count, "mean gradient")
+    return out
+
+
 def score_drift(engine: Engine, judge: Judge, count: int, seed: int) -> Metrics:
     scenes, texts = scenes_for(count, False, seed)
     places = {"5s": (5, 6, 7), "60s": (77, 78, 79), "180s": (237, 238, 239)}
@@ -146,21 +157,27 @@ def main() -> None:
     parser.add_argument("--steps", help="passed on to the program")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--count", type=int, default=64, help="prompts per score")
+    parser.add_argument("--parts", help="of switches, trained, heldout, sharpness, drift; the result keeps what it has of others")
     parser.add_argument("--drift", type=int, default=0, help="streams of three minutes")
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
     torch.set_num_threads(args.threads)
     judge = Judge().eval()
     judge.load_state_dict(load_weights(args.judge))
-    path, out = os.path.join(args.out, args.name), {"n": (args.count, "count")}
+    path, out = os.path.join(args.out, args.name), {}
+    if args.parts and os.path.exists(path + ".json"):
+        with open(path + ".json", encoding="utf-8") as f:
+            out = {k: (m["value"], m["unit"]) for k, m in json.load(f)["metrics"].items()}
+    out["n"] = (args.count, "count")
     with tempfile.TemporaryDirectory() as work:
         engine = Engine(args, work)
-        parts = (lambda: score_switches(engine, judge, args.count, 51, path + "-switch.png"),
-                 lambda: score_scenes(engine, judge, args.count, False, 41),
-                 lambda: score_scenes(engine, judge, args.count, True, 42),
-                 lambda: score_drift(engine, judge, args.drift, 31) if args.drift else {})
-        for part in parts:
-            out |= part()
+        parts = {"switches": lambda: score_switches(engine, judge, args.count, 51, path + "-switch.png"),
+                 "trained": lambda: score_scenes(engine, judge, args.count, False, 41),
+                 "heldout": lambda: score_scenes(engine, judge, args.count, True, 42),
+                 "sharpness": lambda: score_sharpness(engine, args.count, 41),
+                 "drift": lambda: score_drift(engine, judge, args.drift, 31) if args.drift else {}}
+        for part in args.parts.split(",") if args.parts else parts:
+            out |= parts[part]()
             write(path + ".json", args.name, out)
             log({k: round(v, 2) for k, (v, _) in out.items()})
 
