@@ -360,8 +360,9 @@ def main() -> None:
     other.env = dict(CUDA_VISIBLE_DEVICES=a.beside or "")
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         late = pool.submit(do, other, beside)
-        do(r, [part for part in parts if part not in beside])
+        do(r, [part for part in parts if part not in (*beside, sanitizers)])
         late.result()
+    do(r, [part for part in parts if part is sanitizers])
     for name, said in result.verdicts(r.metrics, TARGETS).items():
         print(f"{name} {said}")
     sys.exit(1 if r.failures else 0)

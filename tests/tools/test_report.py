@@ -44,6 +44,17 @@ class Report(unittest.TestCase):
                          dict(value=.5, unit="points", result="demo-ablation-tuned", machine="m", commit="0123456"))
         self.assertIn("| `adherence_loss_hsa85_tuned_points` | 0.5 points |  | `demo-ablation-tuned.json`, 0123456 |", report.table(got))
 
+    def test_sharpness_follows_the_engines_schedule(self) -> None:
+        metrics: result.Metrics = dict(sharpness_first_chunk=dict(value=.8, unit="ratio", result="demo-model"))
+        with tempfile.TemporaryDirectory() as folder:
+            report.sharpen(metrics, folder)
+            self.assertEqual(metrics["sharpness_first_chunk"]["value"], .8)
+            run = dict(commit="0123456789ab", metrics=dict(gradient_first_chunk=dict(value=.006), gradient_first_chunk_renoised=dict(value=.005)))
+            with open(os.path.join(folder, "demo-engine.json"), "w") as f:
+                json.dump(run, f)
+            report.sharpen(metrics, folder)
+        self.assertAlmostEqual(metrics["sharpness_first_chunk"]["value"], .96)
+
     def test_the_card_is_what_the_results_say(self) -> None:
         with open(report.CARD, encoding="utf-8") as f:
             text = f.read()
