@@ -11,7 +11,7 @@ Parts: what runs, where it writes, and what it takes
   sheets          show.py        docs/demo-*.jpg, docs/demo.webm                the built engine
   speed           bench/demo.py  bench/results/demo-cpu-{avx2,native}.json      the built engine on a quiet machine
   plot            plot.py        docs/sparsity.svg
-  join                           bench/results/demo.json, the table in models/demo/README.md
+  join                           bench/results/demo.json, the tables in models/demo/README.md and README.md
 
 Without --only everything runs that has what it takes. `join` reads what lies in bench/results, whatever run it is of: every figure
 keeps the machine and the commit of its own run.
@@ -31,7 +31,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(HERE)), "bench")
 import result  # noqa: E402
 from result import ROOT  # noqa: E402
 
-RESULTS, MODEL, CARD = (os.path.join(ROOT, p) for p in ("bench/results", "models/demo", "models/demo/README.md"))
+RESULTS, MODEL = (os.path.join(ROOT, p) for p in ("bench/results", "models/demo"))
+DOCUMENTS = tuple(os.path.join(ROOT, p) for p in ("models/demo/README.md", "README.md"))
 BEGIN, END = "<!-- scores: tools/eval/report.py -->\n", "<!-- end of scores -->\n"
 # Figure -> the result that has it, its name there when it is another.
 SOURCES: dict[str, tuple[str, str | None]] = {
@@ -97,29 +98,30 @@ def joined(results: str) -> result.Metrics:
 
 def table(metrics: result.Metrics) -> str:
     verdicts = result.verdicts(metrics, TARGETS)
-    rows = ["| figure | value | wanted | result, commit |", "|---|---|---|---|"]
+    rows = ["| figure | value | wanted | result, machine, commit |", "|---|---|---|---|"]
     for name, metric in metrics.items():
         said, _, wanted = verdicts.get(name, "").partition(": ")
         wanted = wanted.partition(" ")[2] + (", **missed**" if said == "MISSED" else "")
-        run = f"`{metric['result']}.json`, {metric['commit']}" if "result" in metric else "the files"
-        rows.append(f"| `{name}` | {metric['value']:.4g} {metric['unit']} | {wanted} | {run} |")
+        run = f"`{metric['result']}`, {metric['machine']}, {metric['commit']}" if "result" in metric else "the files"
+        rows.append(f"| `{name}` | {float(str(metric['value'])) + 0:.4g} {metric['unit']} | {wanted} | {run} |")
     return "\n".join(rows) + "\n"
 
 
-def replaced(text: str, new: str) -> str:
+def replaced(text: str, new: str, path: str = "") -> str:
     """text with what lies between the marks replaced."""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise SystemExit(f"{CARD}: wants one line {BEGIN.strip()} and one {END.strip()}")
+        raise SystemExit(f"{path}: wants one line {BEGIN.strip()} and one {END.strip()}")
     return text[:text.index(BEGIN) + len(BEGIN)] + new + text[text.index(END):]
 
 
 def join() -> None:
     metrics = joined(RESULTS)
     result.write(os.path.join(RESULTS, "demo.json"), "demo", metrics, "python3 tools/eval/report.py", targets=result.verdicts(metrics, TARGETS))
-    with open(CARD, encoding="utf-8") as f:
-        text = f.read()
-    with open(CARD, "w", encoding="utf-8") as f:
-        f.write(replaced(text, table(metrics)))
+    for path in DOCUMENTS:
+        with open(path, encoding="utf-8") as f:
+            text = replaced(f.read(), table(metrics), path)
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text)
     for name, said in result.verdicts(metrics, TARGETS).items():
         print(name, said)
 
