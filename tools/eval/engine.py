@@ -122,12 +122,12 @@ def score_switches(engine: Engine, judge: Judge, count: int, seed: int, sheet: s
 
 
 def score_sharpness(engine: Engine, count: int, seed: int) -> Metrics:
-    """Mean absolute horizontal gradient of first chunks, as the model samples and with new noise at every step."""
+    """Mean absolute horizontal gradient of first chunks, in levels of 255, as the model samples and with new noise at every step."""
     out: Metrics = {}
     _, texts = scenes_for(count, False, seed)
     for name, more in (("gradient_first_chunk", ()), ("gradient_first_chunk_renoised", ("--renoise-above", "0"))):
         videos = (engine.frames([(0, text)], 1, seed + i, list(range(CHUNK)), more) for i, text in enumerate(texts))
-        out[name] = (sum((v[..., 1:] - v[..., :-1]).abs().mean().item() for v in videos) / count, "mean gradient")
+        out[name] = (255 * sum((v[..., 1:] - v[..., :-1]).abs().mean().item() for v in videos) / count, "levels")
     return out
 
 

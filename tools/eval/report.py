@@ -49,7 +49,7 @@ SOURCES: dict[str, tuple[str, str | None]] = {
     "psnr_dense_hsa85_tuned_db": ("demo-ablation-tuned", None),
     "adherence_loss_hsa85_points": ("demo-ablation", None),
     "adherence_loss_hsa85_tuned_points": ("demo-ablation-tuned", "adherence_loss_hsa85_points"),
-    "demo_fps_avx2": ("demo-cpu-avx2", None),
+    "demo_fps_avx2": ("demo-cpu-avx2-only", None),
     "demo_fps_native": ("demo-cpu-native", None),
 }
 TARGETS: result.Targets = {
