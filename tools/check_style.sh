@@ -22,7 +22,7 @@ for file in $(find kernels engine server tests bench tools web -type f \
 	esac
 done
 for file in *.md docs/*.md engine/*.md models/*/*.md tools/*/*.md; do
-	for target in $(sed -nE 's/.*/&/; s/\]\(([^)#: ]+)[^)]*\)/\n@\1\n/gp' "$file" | sed -n 's/^@//p'); do
+	for target in $(sed -nE 's/\]\(([^)#: ]+)[^)]*\)/\n@\1\n/gp' "$file" | sed -n 's/^@//p'); do
 		[ -e "$(dirname "$file")/$target" ] || say "$file: links to $target, which does not exist"
 	done
 	for target in $(grep -oE 'bench/results/[a-z0-9-]+\.json' "$file"); do

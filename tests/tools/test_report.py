@@ -53,7 +53,11 @@ class Report(unittest.TestCase):
             with open(os.path.join(folder, "demo-engine.json"), "w") as f:
                 json.dump(run, f)
             report.sharpen(metrics, folder)
-        self.assertAlmostEqual(metrics["sharpness_first_chunk"]["value"], .96)
+            self.assertAlmostEqual(metrics["sharpness_first_chunk"]["value"], .96)
+            with open(os.path.join(folder, "demo-model.json"), "w") as f:
+                json.dump(dict(metrics=dict(renoise_above=dict(value=900))), f)
+            report.sharpen(metrics, folder)  # sampled as the engine does: nothing to add
+            self.assertAlmostEqual(metrics["sharpness_first_chunk"]["value"], .96)
 
     def test_the_documents_are_what_the_results_say(self) -> None:
         for path in report.DOCUMENTS:

@@ -175,6 +175,7 @@ def score_adherence(model: Model, judge: Judge, count: int, out: Metrics) -> Non
             real.append(_bytes(picture))
         out["direction_accuracy_renderer"] = (100 * _direction(torch.cat(real), scenes, (0,)), "percent")
         target = _sharpness(torch.cat(through))
+        out["renoise_above"] = (RENOISE_ABOVE, "timestep")
         out["sharpness_first_chunk"] = (_sharpness(video[:, :CHUNK]) / target, "ratio")
         out["sharpness_chunk_6"] = (_sharpness(video[:, 6 * CHUNK:]) / target, "ratio")
         out["border_flicker"] = (_border_flicker(video), "ratio")
