@@ -183,12 +183,19 @@ template <class P> struct consumer {
 	__device__ void release(uint32_t bar) const {
 		barrier_release(bar, thread % 32);
 	}
+	/* The word of this stage, read by the lane that releases it: what a barrier orders is then plain to see. */
+	__device__ int word() const {
+		int meta = 0;
+		if (thread % 32 == 0)
+			meta = r.meta[stage];
+		return __shfl_sync(~0u, meta, 0);
+	}
 	/* A part without queries here: lets the others go on. */
 	__device__ void skip() {
 		int meta;
 		do {
 			barrier_wait(r.k_full(stage), parity);
-			meta = r.meta[stage];
+			meta = word();
 			barrier_wait(r.v_full(stage), parity);
 			release(r.k_empty(stage));
 			release(r.v_empty(stage));
@@ -207,7 +214,7 @@ template <class P> struct consumer {
 			o[i] = 0.f;
 		top[0] = top[1] = NEVER, sum[0] = sum[1] = 0.f;
 		barrier_wait(r.k_full(stage), parity);
-		int meta = r.meta[stage];
+		int meta = word();
 		hold(s);
 		wgmma_fence();
 		issue_scores<P::keys>(s, q, rows_descriptor(r.k(stage)));
@@ -223,7 +230,7 @@ template <class P> struct consumer {
 			int last = stage, last_parity = parity;
 			advance();
 			barrier_wait(r.k_full(stage), parity);
-			meta = r.meta[stage];
+			meta = word();
 			hold(s);
 			hold(o);
 			hold(p);
