@@ -47,9 +47,7 @@ def measure(model: str, half: bool, seconds: float) -> float:
     t5, dit = nets.build(len(tokenizer), torch.device("cpu"))
     t5.load_state_dict(weights("text"))
     dit.load_state_dict(weights("dit"))
-    ae = nets.TAEHV()
-    ae.load_state_dict(weights("decoder"), strict=False)
-    ae.to(memory_format=torch.channels_last)
+    ae = nets.autoencoder(weights("decoder"))
     context = dit.text_embedding(t5(tokenizer.encode([PROMPT]).long()))
     stream, memory = Rollout(dit, 1, torch.device("cpu")), [None] * len(ae.decoder)
 

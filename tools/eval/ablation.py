@@ -84,11 +84,9 @@ def load_shipped(folder: str) -> Model:
     paths = {k: [os.path.join(folder, name) for name in manifest[k]["files"]] for k in ("dit", "text", "decoder")}
     tokens = Tokenizer(os.path.join(folder, manifest["tokenizer"]["file"]))
     t5, dit = nets.build(len(tokens), DEVICE, manifest["dit"]["layers"])
-    ae = nets.TAEHV().to(DEVICE, memory_format=torch.channels_last)
     t5.load_state_dict(load_weights(*paths["text"]))
     dit.load_state_dict(load_weights(*paths["dit"]))
-    ae.load_state_dict(load_weights(*paths["decoder"]), strict=False)
-    return Model(ae.eval(), t5.eval(), dit.eval(), tokens)
+    return Model(nets.autoencoder(load_weights(*paths["decoder"]), DEVICE), t5.eval(), dit.eval(), tokens)
 
 
 def _blur(x: Tensor) -> Tensor:

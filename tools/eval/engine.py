@@ -11,12 +11,15 @@ minutes. Writes OUT/NAME.json, a bench result, and OUT/NAME-switch.png.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import json
 import os
 import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "train"))
@@ -52,23 +55,44 @@ def read_y4m(path: str, frames: list[int]) -> Tensor:
     return torch.stack(out).clamp(0, 1)
 
 
+@dataclass
+class Clip:
+    """What the program is to make, and which pictures of it are wanted."""
+
+    prompts: list[tuple[int, str]]  # (chunk from which it holds, text)
+    chunks: int
+    seed: int
+    wanted: list[int]
+    more: tuple[str, ...] = ()  # arguments
+
+
 class Engine:
     """Runs the rollout program."""
 
-    def __init__(self, args: argparse.Namespace, work: str) -> None:
+    def __init__(self, args: argparse.Namespace) -> None:
         self.base = [args.rollout, "--model", args.model, "--threads", str(args.threads)]
-        for name in ("sparsity", "steps"):
+        for name in ("sparsity", "steps", "backend"):
             if getattr(args, name, None):
                 self.base += ["--" + name, getattr(args, name)]
-        self.path = os.path.join(work, "video.y4m")
+        self.workers = args.workers
 
-    def frames(self, prompts: list[tuple[int, str]], chunks: int, seed: int, wanted: list[int], more: tuple[str, ...] = ()) -> Tensor:
-        """prompts: (chunk from which it holds, text)."""
-        command = [*self.base, *more, "--chunks", str(chunks), "--seed", str(seed), "--out", self.path]
-        for at, text in prompts:
+    def make(self, clip: Clip, path: str) -> None:
+        command = [*self.base, *clip.more, "--chunks", str(clip.chunks), "--seed", str(clip.seed), "--out", path]
+        for at, text in clip.prompts:
             command += [*(["--at", str(at)] if at else []), "--prompt", text]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return read_y4m(self.path, wanted)
+
+    def frames(self, clip: Clip) -> Tensor:
+        """The wanted pictures."""
+        with tempfile.TemporaryDirectory() as work:
+            path = os.path.join(work, "video.y4m")
+            self.make(clip, path)
+            return read_y4m(path, clip.wanted)
+
+    def videos(self, clips: Iterable[Clip]) -> Iterator[Tensor]:
+        """The same of each clip in turn; so many are made at a time."""
+        with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
+            yield from pool.map(self.frames, clips)
 
 
 def _look(chunk: int) -> list[int]:
@@ -84,8 +108,9 @@ def score_scenes(engine: Engine, judge: Judge, count: int, held_out: bool, seed:
     scenes, texts = scenes_for(count, held_out, seed)
     hits: dict[str, list[bool]] = {k: [] for k in HEADS}
     moves: list[bool] = []
-    for i, (scene, text) in enumerate(zip(scenes, texts, strict=True)):
-        video = engine.frames([(0, text)], 7, seed + i, [f for c in JUDGED_CHUNKS for f in _look(c)])
+    wanted = [f for c in JUDGED_CHUNKS for f in _look(c)]
+    videos = engine.videos(Clip([(0, text)], 7, seed + i, wanted) for i, text in enumerate(texts))
+    for scene, video in zip(scenes, videos, strict=True):
         for c in range(len(JUDGED_CHUNKS)):
             pair = video[None, 2 * c:2 * c + 2]
             right = judge.right_pair(pair, [scene])
@@ -105,14 +130,20 @@ def score_switches(engine: Engine, judge: Judge, count: int, seed: int, sheet: s
     rng, before, after_chunks, rows = random.Random(seed + 1), 4, 4, []
     changed: list[list[bool]] = [[] for _ in range(after_chunks)]
     kept: list[list[bool]] = [[] for _ in range(after_chunks)]
-    for i, (old, text) in enumerate(zip(scenes, texts, strict=True)):
-        new: Attributes = attributes.change(old, rng)
-        wanted = [f for c in range(before, before + after_chunks) for f in _look(c)] + [before * CHUNK - 2]
-        video = engine.frames([(0, text), (before, captions.describe(new, rng))], before + after_chunks, seed + i, wanted)
+    wanted = [f for c in range(before, before + after_chunks) for f in _look(c)] + [before * CHUNK - 2]
+    after: list[tuple[Attributes, str]] = []
+    for old in scenes:
+        new = attributes.change(old, rng)
+        after.append((new, captions.describe(new, rng)))
+    videos = engine.videos(Clip([(0, text), (before, then)], before + after_chunks, seed + i, wanted)
+                           for i, (text, (_, then)) in enumerate(zip(texts, after, strict=True)))
+    for i, (old, (new, then), video) in enumerate(zip(scenes, after, videos, strict=True)):
         for late in range(after_chunks):
             right = judge.right_pair(video[None, 2 * late:2 * late + 2], [new])
             for k in HEADS:
                 (changed if old[k] != new[k] else kept)[late].append(bool(right[k][0]))
+                if late == 2 and old[k] != new[k] and not right[k][0]:
+                    log(f"switch of clip {i}, seed {seed + i}: {k} wrong two chunks after {then!r}")
         if len(rows) < 12:
             rows.append(video[[-1, 0, 1, 2, 3, 4, 6]])
     pictures.save(sheet, pictures.sheet(torch.stack(rows), .625))
@@ -126,7 +157,7 @@ def score_sharpness(engine: Engine, count: int, seed: int) -> Metrics:
     out: Metrics = {}
     _, texts = scenes_for(count, False, seed)
     for name, more in (("gradient_first_chunk", ()), ("gradient_first_chunk_renoised", ("--renoise-above", "0"))):
-        videos = (engine.frames([(0, text)], 1, seed + i, list(range(CHUNK)), more) for i, text in enumerate(texts))
+        videos = engine.videos(Clip([(0, text)], 1, seed + i, list(range(CHUNK)), more) for i, text in enumerate(texts))
         out[name] = (255 * sum((v[..., 1:] - v[..., :-1]).abs().mean().item() for v in videos) / count, "levels")
     return out
 
@@ -135,9 +166,9 @@ def score_drift(engine: Engine, judge: Judge, count: int, seed: int) -> Metrics:
     scenes, texts = scenes_for(count, False, seed)
     places = {"5s": (5, 6, 7), "60s": (77, 78, 79), "180s": (237, 238, 239)}
     hits: dict[str, list[bool]] = {k: [] for k in places}
-    for i, (scene, text) in enumerate(zip(scenes, texts, strict=True)):
-        wanted = [f for chunks in places.values() for c in chunks for f in _look(c)]
-        video = engine.frames([(0, text)], 240, seed + i, wanted)
+    wanted = [f for chunks in places.values() for c in chunks for f in _look(c)]
+    videos = engine.videos(Clip([(0, text)], 240, seed + i, wanted) for i, text in enumerate(texts))
+    for scene, video in zip(scenes, videos, strict=True):
         for j, name in enumerate(n for n, chunks in places.items() for _ in chunks):
             right = judge.right_pair(video[None, 2 * j:2 * j + 2], [scene])
             hits[name] += [bool(right[k][0]) for k in HEADS]
@@ -155,7 +186,9 @@ def main() -> None:
     parser.add_argument("--judge", default=os.path.join(HERE, "judge.safetensors"))
     parser.add_argument("--sparsity", help="passed on to the program")
     parser.add_argument("--steps", help="passed on to the program")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--backend", help="passed on to the program")
+    parser.add_argument("--threads", type=int, default=2, help="of each program")
+    parser.add_argument("--workers", type=int, default=1, help="programs at a time")
     parser.add_argument("--count", type=int, default=64, help="prompts per score")
     parser.add_argument("--parts", help="of switches, trained, heldout, sharpness, drift; the result keeps what it has of others")
     parser.add_argument("--drift", type=int, default=0, help="streams of three minutes")
@@ -169,17 +202,16 @@ def main() -> None:
         with open(path + ".json", encoding="utf-8") as f:
             out = {k: (m["value"], m["unit"]) for k, m in json.load(f)["metrics"].items()}
     out["n"] = (args.count, "count")
-    with tempfile.TemporaryDirectory() as work:
-        engine = Engine(args, work)
-        parts = {"switches": lambda: score_switches(engine, judge, args.count, 51, path + "-switch.png"),
-                 "trained": lambda: score_scenes(engine, judge, args.count, False, 41),
-                 "heldout": lambda: score_scenes(engine, judge, args.count, True, 42),
-                 "sharpness": lambda: score_sharpness(engine, args.count, 41),
-                 "drift": lambda: score_drift(engine, judge, args.drift, 31) if args.drift else {}}
-        for part in args.parts.split(",") if args.parts else parts:
-            out |= parts[part]()
-            write(path + ".json", args.name, out)
-            log({k: round(v, 2) for k, (v, _) in out.items()})
+    engine = Engine(args)
+    parts = {"switches": lambda: score_switches(engine, judge, args.count, 51, path + "-switch.png"),
+             "trained": lambda: score_scenes(engine, judge, args.count, False, 41),
+             "heldout": lambda: score_scenes(engine, judge, args.count, True, 42),
+             "sharpness": lambda: score_sharpness(engine, args.count, 41),
+             "drift": lambda: score_drift(engine, judge, args.drift, 31) if args.drift else {}}
+    for part in args.parts.split(",") if args.parts else parts:
+        out |= parts[part]()
+        write(path + ".json", args.name, out)
+        log({k: round(v, 2) for k, (v, _) in out.items()})
 
 
 if __name__ == "__main__":

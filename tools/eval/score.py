@@ -101,11 +101,10 @@ class Model:
 def load(directory: str, tokenizer: str, tag: str, layers: int = 10) -> Model:
     tokens = Tokenizer(tokenizer)
     t5, dit = nets.build(len(tokens), DEVICE, layers)
-    ae = nets.TAEHV().to(DEVICE, memory_format=torch.channels_last)
-    ae.load_state_dict(load_weights(os.path.join(directory, "ae.safetensors")))
+    ae = nets.autoencoder(load_weights(os.path.join(directory, "ae.safetensors")), DEVICE)
     t5.load_state_dict(load_weights(os.path.join(directory, "t5.safetensors")))
     dit.load_state_dict(load_dit(directory, tag))
-    return Model(ae.eval(), t5.eval(), dit.eval(), tokens)
+    return Model(ae, t5.eval(), dit.eval(), tokens)
 
 
 def scenes_for(count: int, held_out: bool, seed: int) -> tuple[list[Attributes], list[str]]:

@@ -23,7 +23,7 @@ from PIL import Image  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import pictures  # noqa: E402
-from engine import Engine, read_y4m  # noqa: E402
+from engine import Clip, Engine  # noqa: E402
 from score import CHUNK, PROMPTS  # noqa: E402
 
 SEED = 7
@@ -49,24 +49,25 @@ def save(path: str, rows: Tensor, scale: float) -> None:
 
 
 def show_prompts(engine: Engine, path: str, prompts: list[str]) -> None:
-    rows = [engine.frames([(0, p)], 7, SEED + i, PROMPT_FRAMES) for i, p in enumerate(prompts)]
-    save(path, torch.stack(rows), .625)
+    rows = engine.videos(Clip([(0, p)], 7, SEED + i, PROMPT_FRAMES) for i, p in enumerate(prompts))
+    save(path, torch.stack(list(rows)), .625)
 
 
 def show_story(engine: Engine, folder: str, story: list[str], each: int) -> None:
     span, prompts = each * CHUNK, [(i * each, p) for i, p in enumerate(story)]
     spread = [span * i + 40 + j * (span - 48) // 7 for i in range(len(story)) for j in range(8)]
-    rows = engine.frames(prompts, len(story) * each, SEED, spread)
-    save(os.path.join(folder, "demo-minutes.jpg"), rows.unflatten(0, (len(story), 8)), .5)
     near = [span * i + j for i in range(1, len(story)) for j in SWITCH_FRAMES]
-    rows = read_y4m(engine.path, near)
-    save(os.path.join(folder, "demo-switches.jpg"), rows.unflatten(0, (len(story) - 1, len(SWITCH_FRAMES))), .5625)
+    rows = engine.frames(Clip(prompts, len(story) * each, SEED, spread + near))
+    save(os.path.join(folder, "demo-minutes.jpg"), rows[:len(spread)].unflatten(0, (len(story), 8)), .5)
+    save(os.path.join(folder, "demo-switches.jpg"), rows[len(spread):].unflatten(0, (len(story) - 1, len(SWITCH_FRAMES))), .5625)
 
 
 def show_clip(engine: Engine, path: str, prompts: list[tuple[int, str]], chunks: int) -> None:
-    engine.frames(prompts, chunks, SEED, [0])
-    subprocess.run(["ffmpeg", "-y", "-loglevel", "error", "-i", engine.path, "-c:v", "libvpx-vp9", "-b:v", "0", "-crf", "33",
-                    "-row-mt", "1", "-threads", "2", path], check=True)
+    with tempfile.TemporaryDirectory() as work:
+        video = os.path.join(work, "video.y4m")
+        engine.make(Clip(prompts, chunks, SEED, []), video)
+        subprocess.run(["ffmpeg", "-y", "-loglevel", "error", "-i", video, "-c:v", "libvpx-vp9", "-b:v", "0", "-crf", "33",
+                        "-row-mt", "1", "-threads", "2", path], check=True)
 
 
 def main() -> None:
@@ -75,18 +76,18 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("--sparsity", help="passed on to the program")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of each program")
+    parser.add_argument("--workers", type=int, default=1, help="programs at a time")
     parser.add_argument("--only", nargs="+", choices=("prompts", "minutes", "clip"), default=("prompts", "minutes", "clip"))
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
-    with tempfile.TemporaryDirectory() as work:
-        engine = Engine(args, work)
-        if "clip" in args.only:
-            show_clip(engine, os.path.join(args.out, "demo.webm"), CLIP, CLIP_CHUNKS)
-        if "prompts" in args.only:
-            show_prompts(engine, os.path.join(args.out, "demo-prompts.jpg"), PROMPTS)
-        if "minutes" in args.only:
-            show_story(engine, args.out, STORY, STORY_CHUNKS)
+    engine = Engine(args)
+    if "clip" in args.only:
+        show_clip(engine, os.path.join(args.out, "demo.webm"), CLIP, CLIP_CHUNKS)
+    if "prompts" in args.only:
+        show_prompts(engine, os.path.join(args.out, "demo-prompts.jpg"), PROMPTS)
+    if "minutes" in args.only:
+        show_story(engine, args.out, STORY, STORY_CHUNKS)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
     torchrun --standalone --nproc_per_node=2 tools/train/ae.py --out DIR --seconds 500 [--from ae.safetensors]
 
 Trains TAEHV on rendered clips: L1 at three scales, gradients and squares, heavier on the subject and on falling rain
-and snow, with noise on the latents and limits on their mean and variance. Colours are drawn at random for part of the
-clips, so that it keeps any colour. With --thaw the decoder waits until the encoder fits it: for weights whose encoder
-was lost or is another's. Writes DIR/ae.safetensors, DIR/ae.json and DIR/ae.png (left rendered, right back
+and snow, and the PSNR of every clip and of its subject, with noise on the latents and limits on their mean and variance.
+Colours are drawn at random for part of the clips, so that it keeps any colour. With --thaw the decoder waits until the
+encoder fits it: for weights whose encoder was lost or is another's. --decoder makes it wider than the weights that it goes
+on from; it computes the same at first. Writes DIR/ae.safetensors, DIR/ae.json and DIR/ae.png (left rendered, right back
 from latents).
 """
 
@@ -26,12 +27,21 @@ import clips as clip_scripts
 import pictures
 import world
 from attributes import SUBJECTS
-from nets import TAEHV
+from nets import DECODER, TAEHV, widen
 from runtime import CUDA, DEVICE, RANK, Captured, FlatParameters, Optimizer, Plan, autocast, elapsed, \
     finish, fit, load_weights, log, save_weights, start
 
 POOL_FRAMES, CLIP_FRAMES = 24, 16
 ANY_COLOUR = .35  # share of the clips whose colour is drawn at random
+SUBJECT = .6  # pixels covered more than this are its
+NOISE = .05  # on latents, at most
+PSNR_SHARE, SUBJECT_SHARE = .01, .02  # of a clip's logarithmic square error in the loss, and of its subject's
+
+
+def square_errors(square: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each clip, whole and where `on`: square [N, F, 3, H, W], on [N, F, 1, H, W] of 0 and 1 -> [N], [N]"""
+    whole = square.mean((1, 2, 3, 4))
+    return whole, (square * on).sum((1, 2, 3, 4)) / (3 * on.sum((1, 2, 3, 4))).clamp(min=1)
 
 
 def render_pool(count: int, seed: int, batch: int) -> Tensor:
@@ -86,21 +96,25 @@ class AutoencoderJob:
     def _body(self) -> None:
         self.flat.grad.zero_()
         x = self.input.float() / 255
-        x, weight = x[:, :, :3], 1 + 5 * x[:, :, 3:]
+        x, cover = x[:, :, :3], x[:, :, 3:]
         with autocast():
             z = self.encode(x).float()
         mean, var = z.mean((0, 1, 3, 4)), z.var((0, 1, 3, 4))
         limits = F.relu(mean.abs() - .3).pow(2).mean() + F.relu((var + 1e-4).log().abs() - .4).pow(2).mean()
-        z = z + .08 * torch.rand(self.batch, 1, 1, 1, 1, device=DEVICE) * torch.randn_like(z)
+        z = z + NOISE * torch.rand(self.batch, 1, 1, 1, 1, device=DEVICE) * torch.randn_like(z)
         with autocast():
             y = self.decode(z).float()
-        d, weight = (y - x).flatten(0, 1), weight.flatten(0, 1)
+        on = (cover > SUBJECT).float()
+        whole, subject = square_errors((y - x).pow(2), on)
+        there = on.sum((1, 2, 3, 4)) > 200
+        psnr_loss = (PSNR_SHARE * (whole + 1e-6).log() + SUBJECT_SHARE * (subject + 1e-5).log() * there).mean()
+        d, weight = (y - x).flatten(0, 1), (1 + 5 * cover).flatten(0, 1)
         dw, square = d * weight, d.pow(2)
         scales = F.avg_pool2d(dw, 2).abs().mean() + F.avg_pool2d(dw, 4).abs().mean()
         gradient = ((d[..., 1:] - d[..., :-1]).abs() * weight[..., 1:]).mean() \
             + ((d[..., 1:, :] - d[..., :-1, :]).abs() * weight[..., 1:, :]).mean()
         loss = dw.abs().mean() + .5 * scales + .7 * gradient + 6 * (square * weight).mean() + .03 * limits
-        loss.backward()
+        (loss + psnr_loss).backward()
         psnr = -10 * torch.log10(square.mean((1, 2, 3))).mean()
         self.stats += torch.stack([loss, psnr, gradient, limits]).detach()
 
@@ -118,10 +132,10 @@ def test(ae: TAEHV, count: int, seed: int = 777777, batch: int = 4) -> tuple[dic
                                    script.seeds[s].to(DEVICE))
         with autocast():
             y = ae.decode(ae.encode(x)).float().clamp(0, 1)
-        square, on = (y - x).pow(2), (cover > .6).float().unsqueeze(2)
-        for b in range(len(x)):
-            whole.append(-10 * math.log10(square[b].mean().item()))
-            subject.append(-10 * math.log10(((square[b] * on[b]).sum() / (3 * on[b].sum()).clamp(min=1)).item() + 1e-9))
+        both = square_errors((y - x).pow(2), (cover > SUBJECT).float().unsqueeze(2))
+        for b, (all_of_it, part) in enumerate(zip(*both, strict=True)):
+            whole.append(-10 * math.log10(all_of_it.item()))
+            subject.append(-10 * math.log10(part.item() + 1e-9))
             by_subject.setdefault(SUBJECTS[int(scenes["sub"][b, 0])], []).append(subject[-1])
         shown.append(torch.stack([x[:, 40], y[:, 40]], 1))
     scores = dict(n=count, psnr_db=sum(whole) / count, psnr_min_db=min(whole), psnr_subject_db=sum(subject) / count)
@@ -133,6 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True)
     parser.add_argument("--from", dest="origin", nargs="+", help="weights to go on from, in one or more files")
+    parser.add_argument("--decoder", type=int, nargs=4, default=DECODER, metavar="CHANNELS", help="of its levels")
     parser.add_argument("--seconds", type=float, required=True, help="wall time until training ends, all included")
     parser.add_argument("--to", type=float, default=1., help="progress of the schedule at the end of this call")
     parser.add_argument("--steps", type=int, help="end this call after so many steps, whatever the time")
@@ -146,9 +161,9 @@ def main() -> None:
     os.makedirs(args.out, exist_ok=True)
     start(1)
     random.seed(1 + RANK)
-    ae = TAEHV().to(DEVICE)
+    ae = TAEHV(dec=tuple(args.decoder)).to(DEVICE)
     if args.origin:
-        ae.load_state_dict(load_weights(*args.origin))
+        widen(load_weights(*args.origin), ae)
     pool = render_pool(args.clips, 90000 + 1000000 * RANK, min(48, args.clips))
     log("pool", tuple(pool.shape))
     job = AutoencoderJob(ae, pool, args.batch, args.thaw, args.eager)

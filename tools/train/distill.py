@@ -26,8 +26,8 @@ import torch
 import latents
 import nets
 from dit import CHUNKS, Batch, compile_blocks, matrices, per_chunk, plain_blocks
-from nets import CHUNK_LATENTS, TAEHV, TEXT_LENGTH
-from rollout import ALWAYS, STEPS, Rollout
+from nets import CHUNK_LATENTS, TEXT_LENGTH
+from rollout import STEPS, Rollout
 from runtime import CUDA, DEVICE, RANK, WORLD, Captured, FlatParameters, Optimizer, Plan, autocast, elapsed, finish, fit, \
     load_dit, load_weights, log, save_dit, start
 from sparse import Sparse, parse
@@ -111,7 +111,7 @@ class DistillJob:
             text = self.dit.text_embedding(self.text)[b.row, b.scene_of_chunk]
             stream = Rollout(self.dit, b.size, DEVICE, mask_of)
             for c in range(CHUNKS):
-                self.made[:, c] = stream.chunk(text[:, c], renoise_above=ALWAYS, seen=functools.partial(self._keep, c))
+                self.made[:, c] = stream.chunk(text[:, c], seen=functools.partial(self._keep, c))
 
     def _keep(self, chunk: int, step: int, state: torch.Tensor) -> None:
         self.passed[step, :, chunk].copy_(state)
@@ -193,8 +193,7 @@ def main() -> None:
     args = parser.parse_args()
     start(3)
     tokenizer = Tokenizer(args.tokenizer)
-    ae = TAEHV().to(DEVICE, memory_format=torch.channels_last).eval()
-    ae.load_state_dict(load_weights(os.path.join(args.out, "ae.safetensors")))
+    ae = nets.autoencoder(load_weights(os.path.join(args.out, "ae.safetensors")), DEVICE)
     data = latents.load_or_build(os.path.join(args.out, "latents"), ae, tokenizer, args.clips, 1000)
     del ae
     t5, dit = nets.build(len(tokenizer), DEVICE, args.layers)

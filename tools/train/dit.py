@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import latents
 import nets
-from nets import CHUNK_LATENTS, LATENT, TAEHV, TEXT_LENGTH
+from nets import CHUNK_LATENTS, LATENT, TEXT_LENGTH
 from runtime import CUDA, DEVICE, RANK, WORLD, Captured, FlatParameters, Optimizer, Plan, autocast, elapsed, finish, fit, \
     load_dit, load_weights, log, save_dit, save_weights, start
 from text import Tokenizer, map_embeddings
@@ -163,8 +163,7 @@ def main() -> None:
     args = parser.parse_args()
     start(2)
     tokenizer = Tokenizer(args.tokenizer)
-    ae = TAEHV().to(DEVICE, memory_format=torch.channels_last).eval()
-    ae.load_state_dict(load_weights(os.path.join(args.out, "ae.safetensors")))
+    ae = nets.autoencoder(load_weights(os.path.join(args.out, "ae.safetensors")), DEVICE)
     data = latents.load_or_build(os.path.join(args.out, "latents"), ae, tokenizer, args.clips, 1000)
     del ae
     torch.manual_seed(5)

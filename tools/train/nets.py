@@ -22,6 +22,7 @@ CHUNK_LATENTS = 3
 GRID = (9, 16)
 CHUNK_TOKENS = CHUNK_LATENTS * GRID[0] * GRID[1]
 TEXT_LENGTH = 64
+ENCODER, DECODER = (32, 48, 96, 128), (112, 64, 24, 16)  # channels of the autoencoder's halves, level by level
 Rope = tuple[Tensor, Tensor]
 KeyValue = tuple[Tensor, Tensor]
 # For a layer: a mask [B, heads, queries, keys] (True: look) from rotated queries and keys, or None for all.
@@ -99,7 +100,7 @@ def _run(model: nn.Sequential, x: Tensor, memory: list[Tensor | None] | None) ->
 class TAEHV(nn.Module):
     """The autoencoder: 8x8 pixels and 4 frames to one latent, and back."""
 
-    def __init__(self, enc: tuple[int, ...] = (32, 48, 96, 128), dec: tuple[int, ...] = (112, 64, 24, 16)) -> None:
+    def __init__(self, enc: tuple[int, ...] = ENCODER, dec: tuple[int, ...] = DECODER) -> None:
         super().__init__()
         e, d, z = enc, dec, LATENT[0]
         layers: list[nn.Module] = [_conv(3, e[0]), nn.ReLU()]
@@ -118,6 +119,45 @@ class TAEHV(nn.Module):
 
     def decode(self, z: Tensor, memory: list[Tensor | None] | None = None) -> Tensor:
         return _run(self.decoder, z, memory)
+
+
+def autoencoder(weights: dict[str, Tensor], device: torch.device | str = "cpu") -> TAEHV:
+    """The autoencoder of these weights, as wide as they are, ready for use; a half that they lack stays as it was made."""
+    def widths(half: str, at: tuple[int, ...], default: tuple[int, ...]) -> tuple[int, ...]:
+        names = [f"{half}.{i}.weight" for i in at]
+        return tuple(weights[n].shape[0] for n in names) if names[0] in weights else default
+
+    ae = TAEHV(widths("encoder", (0, 3, 8, 13), ENCODER), widths("decoder", (1, 8, 14, 20), DECODER))
+    rest = ae.load_state_dict(weights, strict=False)
+    if rest.unexpected_keys or any(half in {k.split(".")[0] for k in weights} for half in {k.split(".")[0] for k in rest.missing_keys}):
+        raise ValueError(f"no autoencoder: {sorted(rest.unexpected_keys + rest.missing_keys)[:4]}")
+    return ae.to(device, memory_format=torch.channels_last).eval()
+
+
+@torch.no_grad()
+def widen(weights: dict[str, Tensor], ae: TAEHV) -> None:
+    """Puts a narrower autoencoder's weights into ae, which then computes the same: what is new has weights of its own, to which
+    nothing listens yet."""
+    groups = {}  # of the outputs and of the inputs, where they are not one
+    for half in ("encoder", "decoder"):
+        for i, m in enumerate(getattr(ae, half)):
+            if isinstance(m, MemBlock):
+                groups[f"{half}.{i}.conv.0.weight"] = 1, 2
+            elif isinstance(m, TGrow):
+                groups[f"{half}.{i}.conv.weight"] = m.stride, 1
+            elif isinstance(m, TPool):
+                groups[f"{half}.{i}.conv.weight"] = 1, m.stride
+    for name, new in ae.state_dict().items():
+        old = weights[name]
+        if new.dim() == 1:
+            new[:len(old)] = old
+            continue
+        o, i = groups.get(name, (1, 1))
+        whole = new.unflatten(1, (i, -1)).unflatten(0, (o, -1)).clone()
+        part = old.unflatten(1, (i, -1)).unflatten(0, (o, -1))
+        whole[:, :part.shape[1]] = 0
+        whole[:, :part.shape[1], :, :part.shape[3]] = part
+        new.copy_(whole.flatten(0, 1).flatten(1, 2))
 
 
 # ------------------------------------------------------------------ umT5 encoder
