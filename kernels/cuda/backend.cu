@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "kernels/cuda/backend.cuh"
+#include "kernels/cuda/blas.cuh"
 #include "kernels/gpu.h"
 
 struct cuda_state *cuda_of(struct backend *be) {
@@ -137,8 +138,8 @@ static void gpu_destroy(struct backend *be) {
 			cudaEventDestroy(c->event[i]);
 	}
 	cuda_products_destroy(be);
-	if (c->cu.blas && be->root == be)
-		cublasLtDestroy(c->cu.blas);
+	if (be->root == be)
+		blas_close(c->cu.blas);
 	if (c->cu.stream)
 		cudaStreamDestroy(c->cu.stream);
 	free(c);
@@ -230,8 +231,8 @@ struct backend *cuda_backend_create(const struct backend_config *config, int dev
 	c->base.root = &c->base;
 	c->recorder.off = config->eager;
 	int r = device_pick(c, device, e);
-	if (r == 0 && cublasLtCreate(&c->cu.blas) != CUBLAS_STATUS_SUCCESS)
-		r = error_set(e, -EIO, "%s: cuBLASLt does not start", c->name);
+	if (r == 0 && !(c->cu.blas = blas_open(e)))
+		r = -EIO;
 	if (r == 0)
 		r = stream_open(c, false, e);
 	if (r == 0 && !config->one_lane)

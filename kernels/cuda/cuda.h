@@ -13,7 +13,7 @@ struct cuda_state {
 	int device, cc;             /* cc: 89, 90, 120 */
 	int processors;             /* multiprocessors */
 	cudaStream_t stream;        /* all ops */
-	cublasLtHandle_t blas;
+	struct blas *blas;          /* blas.cuh; of the root, which lanes share */
 	void *scratch;              /* shared by ops in stream order: split results, quantised rows */
 	size_t scratch_bytes;
 	struct product_set *products; /* product.cu: prepared matrix products */

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cuda/blas.cuh"
 #include "kernels/cuda/product.cuh"
 
 #define PRODUCTS 64
@@ -43,12 +44,12 @@ static cudaDataType_t result_type(enum dtype d) {
 	return d == DTYPE_F32 ? CUDA_R_32F : d == DTYPE_BF16 ? CUDA_R_16BF : CUDA_R_8F_E4M3;
 }
 
-static void product_drop(struct product *p) {
+static void product_drop(const struct blas *b, struct product *p) {
 	if (p->desc)
-		cublasLtMatmulDescDestroy(p->desc);
+		b->cublasLtMatmulDescDestroy(p->desc);
 	for (cublasLtMatrixLayout_t m : {p->w, p->x, p->y, p->c}) {
 		if (m)
-			cublasLtMatrixLayoutDestroy(m);
+			b->cublasLtMatrixLayoutDestroy(m);
 	}
 	p->desc = nullptr;
 	p->w = p->x = p->y = p->c = nullptr;
@@ -57,52 +58,54 @@ static void product_drop(struct product *p) {
 void cuda_products_destroy(struct backend *be) {
 	struct product_set *s = cuda_of(be)->products;
 	for (int i = 0; s && i < s->count; i++)
-		product_drop(&s->item[i]);
+		product_drop(cuda_of(be)->blas, &s->item[i]);
 	free(s);
 	cuda_of(be)->products = nullptr;
 }
 
-template <typename T> static void set(struct product *p, cublasLtMatmulDescAttributes_t what, T value) {
-	cublasLtMatmulDescSetAttribute(p->desc, what, &value, sizeof value);
+template <typename T>
+static void set(const struct blas *b, struct product *p, cublasLtMatmulDescAttributes_t what, T value) {
+	b->cublasLtMatmulDescSetAttribute(p->desc, what, &value, sizeof value);
 }
 
 /* The pointers of one call. */
-static void product_point(struct product *p, const struct product_args *a) {
+static void product_point(const struct blas *b, struct product *p, const struct product_args *a) {
 	if (p->biased)
-		set(p, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+		set(b, p, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
 			a->y_dtype == DTYPE_F32 ? (const void *)a->bias : a->bias_bf16);
 	if (p->precision == PRECISION_FP8) {
-		set(p, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, (const void *)a->w_scale);
-		set(p, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, (const void *)a->x_scale);
+		set(b, p, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, (const void *)a->w_scale);
+		set(b, p, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, (const void *)a->x_scale);
 	}
 	if (p->y_dtype == DTYPE_FP8_E4M3)
-		set(p, CUBLASLT_MATMUL_DESC_D_SCALE_POINTER, (const void *)(a->y_scale + 1));
+		set(b, p, CUBLASLT_MATMUL_DESC_D_SCALE_POINTER, (const void *)(a->y_scale + 1));
 }
 
 /* Column-major for the library: D[out, rows] = W^T[out, in] X[in, rows]. */
 static int product_describe(struct backend *be, struct product *p, const struct product_args *a,
 	cublasLtMatmulHeuristicResult_t *found) {
+	const struct blas *b = cuda_of(be)->blas;
 	cublasLtMatmulPreference_t preference;
 	int n = 0;
-	product_drop(p);
-	cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
-	set(p, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
-	set(p, CUBLASLT_MATMUL_DESC_EPILOGUE, p->activated ? CUBLASLT_EPILOGUE_GELU_BIAS :
+	product_drop(b, p);
+	b->cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+	set(b, p, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+	set(b, p, CUBLASLT_MATMUL_DESC_EPILOGUE, p->activated ? CUBLASLT_EPILOGUE_GELU_BIAS :
 		p->biased ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT);
 	if (p->precision == PRECISION_FP8) /* its error is a tenth of what the codes lost */
-		set(p, CUBLASLT_MATMUL_DESC_FAST_ACCUM, (int8_t)1);
-	product_point(p, a);
+		set(b, p, CUBLASLT_MATMUL_DESC_FAST_ACCUM, (int8_t)1);
+	product_point(b, p, a);
 	cudaDataType_t in = operand_type(p->precision), out = result_type(p->y_dtype);
-	cublasLtMatrixLayoutCreate(&p->w, in, (uint64_t)p->in, (uint64_t)p->out, p->in);
-	cublasLtMatrixLayoutCreate(&p->x, in, (uint64_t)p->in, (uint64_t)p->rows, p->in);
-	cublasLtMatrixLayoutCreate(&p->y, out, (uint64_t)p->out, (uint64_t)p->rows, p->out);
-	cublasLtMatrixLayoutCreate(&p->c, out == CUDA_R_8F_E4M3 ? CUDA_R_16BF : out, (uint64_t)p->out, (uint64_t)p->rows, p->out);
+	b->cublasLtMatrixLayoutCreate(&p->w, in, (uint64_t)p->in, (uint64_t)p->out, p->in);
+	b->cublasLtMatrixLayoutCreate(&p->x, in, (uint64_t)p->in, (uint64_t)p->rows, p->in);
+	b->cublasLtMatrixLayoutCreate(&p->y, out, (uint64_t)p->out, (uint64_t)p->rows, p->out);
+	b->cublasLtMatrixLayoutCreate(&p->c, out == CUDA_R_8F_E4M3 ? CUDA_R_16BF : out, (uint64_t)p->out, (uint64_t)p->rows, p->out);
 	size_t space = PRODUCT_WORKSPACE;
-	cublasLtMatmulPreferenceCreate(&preference);
-	cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &space, sizeof space);
-	cublasStatus_t r = cublasLtMatmulAlgoGetHeuristic(cuda_of(be)->blas, p->desc, p->w, p->x, p->c, p->y, preference,
+	b->cublasLtMatmulPreferenceCreate(&preference);
+	b->cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &space, sizeof space);
+	cublasStatus_t r = b->cublasLtMatmulAlgoGetHeuristic(b->handle, p->desc, p->w, p->x, p->c, p->y, preference,
 		CANDIDATES, found, &n);
-	cublasLtMatmulPreferenceDestroy(preference);
+	b->cublasLtMatmulPreferenceDestroy(preference);
 	return r == CUBLAS_STATUS_SUCCESS ? n : 0;
 }
 
@@ -110,7 +113,7 @@ static cublasStatus_t product_run(struct backend *be, const struct product *p, c
 	const cublasLtMatmulAlgo_t *algo) {
 	struct cuda_state *cu = cuda_of(be);
 	float alpha = 1.f, beta = 0.f;
-	return cublasLtMatmul(cu->blas, p->desc, &alpha, a->w, p->w, a->x, p->x, &beta,
+	return cu->blas->cublasLtMatmul(cu->blas->handle, p->desc, &alpha, a->w, p->w, a->x, p->x, &beta,
 		p->y_dtype == DTYPE_FP8_E4M3 ? a->room : y, p->c, y, p->y, algo,
 		cu->scratch, PRODUCT_WORKSPACE, cu->stream);
 }
@@ -211,7 +214,7 @@ static struct product *product_find(struct backend *be, const struct product_arg
 		oldest = p->used < oldest->used ? p : oldest;
 	}
 	struct product *p = s->count < PRODUCTS ? &s->item[s->count++] : oldest;
-	product_drop(p);
+	product_drop(cu->blas, p);
 	*p = {};
 	p->rows = a->rows, p->out = a->out, p->in = a->in;
 	p->precision = a->precision, p->y_dtype = a->y_dtype;
@@ -225,10 +228,11 @@ bool cuda_product(struct backend *be, const struct product_args *a, finish *left
 	struct product *p = product_find(be, a);
 	if (!p || !p->possible)
 		return false;
-	product_point(p, a);
+	const struct blas *b = cuda_of(be)->blas;
+	product_point(b, p, a);
 	cublasStatus_t r = product_run(be, p, a, a->y, &p->algo);
 	if (r != CUBLAS_STATUS_SUCCESS)
-		cuda_latch_text(be, -EIO, "linear", cublasLtGetStatusString(r));
+		cuda_latch_text(be, -EIO, "linear", b->cublasLtGetStatusString(r));
 	*left = {p->biased ? nullptr : a->bias, p->activated ? ACT_NONE : a->act};
 	return true;
 }
