@@ -5,6 +5,7 @@
 
 OUT/demo-prompts.jpg: a row per prompt, 5 s of it from left to right. OUT/demo-minutes.jpg: one stream of three minutes, a row per
 prompt, four switches. OUT/demo-switches.jpg: a row per switch, the pictures around it. OUT/demo.webm: 20 s (VP9; needs ffmpeg).
+With --before FOLDER, another model's: OUT/demo-before-after.jpg, what was wrong with the first version, in pairs of rows, FOLDER's above.
 """
 
 from __future__ import annotations
@@ -38,6 +39,14 @@ CLIP = [(0, "a red hot-air balloon drifts left over green hills at noon under a 
         (13, "a red hot-air balloon drifts left over snowy mountains at sunset while snow falls"),
         (20, "a yellow paper plane glides right over the sea at night under a clear sky")]
 CLIP_CHUNKS = 27
+FAULTS = [  # of the first version; the last changes its subject
+    [(0, "a red hot-air balloon drifts left over snowy mountains at sunset while snow falls")],
+    [(0, "an orange airship flies fast left over mountains at midnight")],
+    [(0, "a white bird glides left over alpine peaks at sunrise")],
+    [(0, "a purple bird flies right over the ocean at night under a clear sky")],
+    [(0, "a yellow balloon flies left over meadows at night while snow falls")],
+    [(0, "a pink balloon floats slowly right over sand dunes at sunset")],
+    [(0, "a yellow paper plane glides right over green hills at noon"), (4, "a red bird flies right over green hills at noon")]]
 PROMPT_FRAMES = [3, 9, 20, 32, 45, 82]
 SWITCH_FRAMES = [-2, 4, 10, 16, 22, 28, 40]  # from the switch
 
@@ -51,6 +60,15 @@ def save(path: str, rows: Tensor, scale: float) -> None:
 def show_prompts(engine: Engine, path: str, prompts: list[str]) -> None:
     rows = engine.videos(Clip([(0, p)], 7, SEED + i, PROMPT_FRAMES) for i, p in enumerate(prompts))
     save(path, torch.stack(list(rows)), .625)
+
+
+def show_faults(before: Engine, after: Engine, path: str) -> None:
+    rows = []
+    for i, prompts in enumerate(FAULTS):
+        switch = CHUNK * prompts[-1][0]
+        wanted = [switch + f for f in SWITCH_FRAMES[:-1]] if switch else PROMPT_FRAMES
+        rows += [engine.frames(Clip(prompts, 7, SEED + i, wanted)) for engine in (before, after)]
+    save(path, torch.stack(rows), .625)
 
 
 def show_story(engine: Engine, folder: str, story: list[str], each: int) -> None:
@@ -75,6 +93,7 @@ def main() -> None:
     parser.add_argument("--rollout", required=True, help="the built lightforced-rollout")
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", required=True)
+    parser.add_argument("--before", metavar="FOLDER", help="another model, to compare with")
     parser.add_argument("--sparsity", help="passed on to the program")
     parser.add_argument("--threads", type=int, default=2, help="of each program")
     parser.add_argument("--workers", type=int, default=1, help="programs at a time")
@@ -82,6 +101,9 @@ def main() -> None:
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
     engine = Engine(args)
+    if args.before:
+        args.model = args.before
+        show_faults(Engine(args), engine, os.path.join(args.out, "demo-before-after.jpg"))
     if "clip" in args.only:
         show_clip(engine, os.path.join(args.out, "demo.webm"), CLIP, CLIP_CHUNKS)
     if "prompts" in args.only:
