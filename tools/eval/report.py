@@ -136,6 +136,7 @@ def commands(a: argparse.Namespace) -> dict[str, list[list[str]]]:
 
     rollout, tokens = os.path.join(a.build or "", "tools", "lightforced-rollout"), os.path.join(MODEL, "tokenizer.model")
     judge, count = os.path.join(HERE, "judge.safetensors"), str(a.count)
+    each = ("--threads", "1", "--workers", str(len(os.sched_getaffinity(0))))  # more pictures than one program with all cores
     out = {}
     if a.weights:
         out["model"] = [tool("score.py", "--weights", a.weights, "--tokenizer", tokens, "--tag", a.tag, "--out", RESULTS, "--count", count,
@@ -145,8 +146,8 @@ def commands(a: argparse.Namespace) -> dict[str, list[list[str]]]:
     if a.dense_trained:
         out["ablation_dense"] = [tool("ablation.py", "--model", a.dense_trained, "--out", RESULTS, "--name", "demo-ablation")]
     if a.build:
-        out["engine"] = [tool("engine.py", "--rollout", rollout, "--model", MODEL, "--out", RESULTS, "--count", count, "--drift", "4")]
-        out["sheets"] = [tool("show.py", "--rollout", rollout, "--model", MODEL, "--out", os.path.join(ROOT, "docs"))]
+        out["engine"] = [tool("engine.py", "--rollout", rollout, "--model", MODEL, "--out", RESULTS, "--count", count, "--drift", "4", *each)]
+        out["sheets"] = [tool("show.py", "--rollout", rollout, "--model", MODEL, "--out", os.path.join(ROOT, "docs"), *each)]
         out["speed"] = [[sys.executable, os.path.join(ROOT, "bench", "demo.py"), "--isa", isa, "--build", a.build, "--peer", sys.executable,
                          "--out", os.path.join(RESULTS, f"demo-cpu-{isa}.json")] for isa in ("avx2", "native")]
     out["plot"] = [tool("plot.py", os.path.join(RESULTS, "demo-ablation.json"), os.path.join(RESULTS, "demo-ablation-tuned.json"),
