@@ -25,7 +25,7 @@ struct fixture {
 };
 
 static void write_file(const char *folder, const char *name, const char *text) {
-	char path[200];
+	char path[256];
 	snprintf(path, sizeof path, "%s/%s", folder, name);
 	FILE *f = fopen(path, "w");
 	assert_non_null(f);
