@@ -11,16 +11,13 @@ pictures by a network trained on rendered ones (classify.py); direction also by 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import random
-import subprocess
 import sys
 from dataclasses import dataclass
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(os.path.dirname(HERE), "train"))
+sys.path[:0] = [os.path.join(os.path.dirname(HERE), "train"), os.path.join(os.path.dirname(os.path.dirname(HERE)), "bench")]
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -29,11 +26,12 @@ import attributes  # noqa: E402
 import captions  # noqa: E402
 import nets  # noqa: E402
 import pictures  # noqa: E402
+import result  # noqa: E402
 from ae import test as test_autoencoder  # noqa: E402
 from attributes import SEA, Attributes  # noqa: E402
 from classify import GAP, HEADS, Judge, render_scenes, train  # noqa: E402
 from rollout import NEVER, RENOISE_ABOVE, STEPS, decode, many_steps, sample  # noqa: E402
-from runtime import DEVICE, autocast, load_dit, load_weights, log, save_weights  # noqa: E402
+from runtime import CUDA, DEVICE, autocast, load_dit, load_weights, log, save_weights  # noqa: E402
 from text import Tokenizer  # noqa: E402
 
 CHUNK = 12  # frames
@@ -226,22 +224,11 @@ def draw_sheets(model: Model, path: str, chunks: int, story_chunks: int, rows_at
     pictures.save(f"{path}-minutes.png", pictures.sheet(torch.stack(rows, 1) / 255, .625))
 
 
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:
-            return next(line.split(":", 1)[1].strip() for line in f if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
-
-
 def write(path: str, bench: str, metrics: Metrics) -> None:
-    """A bench result; the commit is this checkout's or, where there is no git, what $COMMIT says."""
-    machine = torch.cuda.get_device_name(0) if torch.cuda.is_available() else _processor()
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
-    result = dict(bench=bench, commit=done.stdout.strip() or os.environ.get("COMMIT", "unknown"), machine=machine,
-                  command=" ".join(sys.argv), metrics={k: dict(value=round(v, 4), unit=u) for k, (v, u) in metrics.items()})
-    with open(path, "w", encoding="utf-8") as f:
-        json.dump(result, f, indent=1)
+    """A bench result. $COMMIT, where it is set, names the commit: a copy elsewhere may not know its own."""
+    more = {k: v for k, v in dict(commit=os.environ.get("COMMIT"), machine=CUDA and torch.cuda.get_device_name(0)).items() if v}
+    named: result.Metrics = {k: dict(value=round(v, 4), unit=u) for k, (v, u) in metrics.items()}
+    result.write(path, bench, named, f"python3 {os.path.relpath(sys.argv[0], result.ROOT)}", **more)
 
 
 def main() -> None:
