@@ -43,7 +43,7 @@ SOURCES: dict[str, tuple[str, str | None]] = {
     "adherence_switch_2": ("demo-engine", None),
     "direction_accuracy": ("demo-engine", None),
     "sharpness_first_chunk": ("demo-model", None),
-    "drift_points_180s": ("demo-engine", None),
+    "drift_points_180s": ("demo-model", None),
     "psnr_dense_hsa85_db": ("demo-ablation", None),
     "psnr_dense_best85_db": ("demo-ablation", None),
     "psnr_dense_hsa85_tuned_db": ("demo-ablation-tuned", None),
