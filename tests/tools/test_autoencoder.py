@@ -4,19 +4,10 @@
 are counted where they should. Exit status 77 where PyTorch or safetensors are missing.
 """
 
-import os
-import sys
-
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, "..", "..", "tools", "train"))
-
-try:
-    import nets
-    import torch
-    from ae import square_errors
-except ImportError as e:
-    print(e)
-    sys.exit(77)
+import with_torch  # noqa: F401, I001
+import nets
+import torch
+from ae import square_errors
 
 NARROW, WIDE = dict(enc=(8, 8, 16, 16), dec=(16, 12, 8, 8)), dict(enc=(12, 16, 24, 32), dec=(24, 16, 16, 12))
 TOLERANCE = 1e-6  # of sums in another order; observed 0

@@ -44,21 +44,6 @@ class Report(unittest.TestCase):
                          dict(value=.5, unit="points", result="demo-ablation-tuned", machine="m", commit="0123456"))
         self.assertIn("| `adherence_loss_hsa85_tuned_points` | 0.5 points |  | `demo-ablation-tuned`, m, 0123456 |", report.table(got))
 
-    def test_sharpness_follows_the_engines_schedule(self) -> None:
-        metrics: result.Metrics = dict(sharpness_first_chunk=dict(value=.8, unit="ratio", result="demo-model"))
-        with tempfile.TemporaryDirectory() as folder:
-            report.sharpen(metrics, folder)
-            self.assertEqual(metrics["sharpness_first_chunk"]["value"], .8)
-            run = dict(commit="0123456789ab", metrics=dict(gradient_first_chunk=dict(value=.006), gradient_first_chunk_renoised=dict(value=.005)))
-            with open(os.path.join(folder, "demo-engine.json"), "w") as f:
-                json.dump(run, f)
-            report.sharpen(metrics, folder)
-            self.assertAlmostEqual(metrics["sharpness_first_chunk"]["value"], .96)
-            with open(os.path.join(folder, "demo-model.json"), "w") as f:
-                json.dump(dict(metrics=dict(renoise_above=dict(value=900))), f)
-            report.sharpen(metrics, folder)  # sampled as the engine does: nothing to add
-            self.assertAlmostEqual(metrics["sharpness_first_chunk"]["value"], .96)
-
     def test_the_documents_are_what_the_results_say(self) -> None:
         for path in report.DOCUMENTS:
             with open(path, encoding="utf-8") as f:

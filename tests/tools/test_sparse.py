@@ -14,19 +14,13 @@ import subprocess
 import sys
 import tempfile
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, "..", "..", "tools", "train"))
-
-try:
-    import nets
-    import sparse
-    import torch
-    from rollout import ALWAYS, Rollout
-    from runtime import load_weights
-    from safetensors import safe_open
-except ImportError as e:
-    print(e)
-    sys.exit(77)
+import with_torch  # noqa: F401, I001
+import nets
+import sparse
+import torch
+from rollout import ALWAYS, Rollout
+from runtime import load_weights
+from safetensors import safe_open
 
 POLICIES = {"hsa:.85/.95": 8, "topk:.7": 4, "window:0": 4}  # chunks of each
 

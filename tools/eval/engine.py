@@ -90,7 +90,7 @@ class Engine:
             return read_y4m(path, clip.wanted)
 
     def videos(self, clips: Iterable[Clip]) -> Iterator[Tensor]:
-        """The same of each clip in turn; so many are made at a time."""
+        """The same of each clip, in their order; the workers make some at a time."""
         with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
             yield from pool.map(self.frames, clips)
 

@@ -74,18 +74,6 @@ def weights_mib() -> float:
     return sum(os.path.getsize(f) for f in files) / 2**20
 
 
-def sharpen(metrics: result.Metrics, results: str) -> None:
-    """A run of score.py that sampled with new noise at every step (those that do not say did) says how sharp first chunks were then;
-    the engine measures how much sharper the model's own schedule makes them."""
-    path, model = (os.path.join(results, name) for name in ("demo-engine.json", "demo-model.json"))
-    if os.path.exists(model) and result.read(model)["metrics"].get("renoise_above", {}).get("value"):
-        return
-    run = result.read(path) if os.path.exists(path) else {"metrics": {}}
-    now, renoised = (run["metrics"].get(k, {}).get("value") for k in ("gradient_first_chunk", "gradient_first_chunk_renoised"))
-    if now and renoised and (metric := metrics.get("sharpness_first_chunk")):
-        metric |= dict(value=round(float(str(metric["value"])) * now / renoised, 4), result="demo-model x demo-engine", commit=run["commit"][:7])
-
-
 def joined(results: str) -> result.Metrics:
     """Every figure that some result has, with the run it is of."""
     out: result.Metrics = {}
@@ -94,7 +82,6 @@ def joined(results: str) -> result.Metrics:
         run = result.read(path) if os.path.exists(path) else {}
         if metric := run.get("metrics", {}).get(there or name):
             out[name] = metric | dict(result=source, machine=run["machine"], commit=run["commit"][:7])
-    sharpen(out, results)
     out["weights_mib"] = dict(value=round(weights_mib(), 2), unit="MiB")
     return out
 
