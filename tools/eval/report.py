@@ -134,7 +134,7 @@ def commands(a: argparse.Namespace) -> dict[str, list[list[str]]]:
         out["ablation_dense"] = [tool("ablation.py", "--model", a.dense_trained, "--out", RESULTS, "--name", "demo-ablation")]
     if a.build:
         out["engine"] = [tool("engine.py", "--rollout", rollout, "--model", MODEL, "--out", RESULTS, "--count", count, "--drift", "4", *each)]
-        out["sheets"] = [tool("show.py", "--rollout", rollout, "--model", MODEL, "--out", os.path.join(ROOT, "docs"), *each)]
+        out["sheets"] = [tool("show.py", "--rollout", rollout, "--model", MODEL, "--out", os.path.join(ROOT, "docs"))]
         out["speed"] = [[sys.executable, os.path.join(ROOT, "bench", "demo.py"), "--isa", isa, "--build", a.build, "--peer", sys.executable,
                          "--out", os.path.join(RESULTS, f"demo-cpu-{isa}.json")] for isa in ("avx2", "native")]
     out["plot"] = [tool("plot.py", os.path.join(RESULTS, "demo-ablation.json"), os.path.join(RESULTS, "demo-ablation-tuned.json"),

@@ -5,7 +5,8 @@
 
 OUT/demo-prompts.jpg: a row per prompt, 5 s of it from left to right. OUT/demo-minutes.jpg: one stream of three minutes, a row per
 prompt, four switches. OUT/demo-switches.jpg: a row per switch, the pictures around it. OUT/demo.webm: 20 s (VP9; needs ffmpeg).
-With --before FOLDER, another model's: OUT/demo-before-after.jpg, what was wrong with the first version, in pairs of rows, FOLDER's above.
+With --before FOLDER, another model's: OUT/demo-before-after.jpg, what was wrong with the first version (models/demo
+of commit 5883cf2), in pairs of rows, FOLDER's above.
 """
 
 from __future__ import annotations
