@@ -187,17 +187,28 @@ static void join_path(char *out, size_t size, const char *prefix, const char *na
 	out[n + more] = 0;
 }
 
+/* The accepted names, "a, b, c" or "none"; what does not fit is left out. */
+static void list_names(char *out, size_t size, const struct fields *table) {
+	size_t n = 0;
+	snprintf(out, size, "none");
+	for (size_t i = 0; i < table->count && n < size; i++)
+		if (table->row[i].type != FIELD_REFUSED)
+			n += (size_t)snprintf(out + n, size - n, "%s%s", n ? ", " : "", table->row[i].name);
+}
+
 static int check_object(
 	const json_t *object, const struct fields *table, const char *prefix, struct problem *p) {
-	char path[64];
+	char path[64], names[300];
 	const char *key;
 	json_t *value;
 	json_object_foreach((json_t *)(uintptr_t)object, key, value) {
 		const struct field *f = find_row(table, key);
 		join_path(path, sizeof path, prefix, key);
-		if (!f)
+		if (!f) {
+			list_names(names, sizeof names, table);
 			return problem_set(p, PROBLEM_UNSUPPORTED_FIELD, path,
-				"There is no field \"%s\" here.", path);
+				"There is no field \"%s\" here; known: %s.", path, names);
+		}
 		if (check_value(f, path, value, p))
 			return -1;
 	}

@@ -119,6 +119,18 @@ static void check_problem(
 	assert_true(strlen(text(res, "detail")) > 10);
 }
 
+static void a_wrong_name_tells_the_right_ones(void **state) {
+	struct fixture *x = *state;
+	const struct response *res = post(x, "/v1/sessions", "{\"prompt\":\"a\",\"sed\":1}");
+	check_problem(res, 422, "unsupported_field", "sed");
+	assert_non_null(strstr(text(res, "detail"), "\"sed\""));
+	assert_non_null(strstr(text(res, "detail"), " seed,"));
+	assert_null(strstr(text(res, "detail"), "negative_prompt")); /* known, but refused */
+	res = post(x, "/v1/sessions", "{\"prompt\":\"a\",\"video\":{\"fps\":1}}");
+	check_problem(res, 422, "unsupported_field", "video.fps");
+	assert_null(strstr(text(res, "detail"), "seed"));
+}
+
 static void bad_bodies_are_refused_precisely(void **state) {
 	struct fixture *x = *state;
 	static const struct {
@@ -468,6 +480,7 @@ static void documents_hold_every_row(void **state) {
 #define API_TEST(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 int main(void) {
 	const struct CMUnitTest tests[] = {
+		API_TEST(a_wrong_name_tells_the_right_ones),
 		API_TEST(bad_bodies_are_refused_precisely),
 		API_TEST(depth_eight_is_still_read),
 		API_TEST(what_is_sent_must_be_json),
