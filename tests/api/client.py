@@ -104,18 +104,24 @@ class Socket:
                 code = struct.unpack('>H', data[:2])[0] if data else 1005
                 raise Closed(code, data[2:].decode())
 
+    def every(self, *wanted, timeout=PATIENCE_S):
+        """Skips until the first message of each kind wanted has come, in whatever order they come; gives them
+        in the order they were asked for. A kind is a type, or a function that is true of the message."""
+        end, found = time.monotonic() + timeout, {}
+        while len(found) < len(wanted):
+            left = end - time.monotonic()
+            message = self.receive(left) if left > 0 else None
+            if message is None:
+                missing = [w for i, w in enumerate(wanted) if i not in found]
+                raise AssertionError(f'{missing} did not come within {timeout} s')
+            for i, w in enumerate(wanted):
+                if i not in found and (w(message) if callable(w) else isinstance(message, dict) and message['type'] == w):
+                    found[i] = message
+        return [found[i] for i in range(len(wanted))]
+
     def until(self, wanted, timeout=PATIENCE_S):
         """Skips to the first message that wanted(message) is true of, or of that type; gives it."""
-        end = time.monotonic() + timeout
-        while (left := end - time.monotonic()) > 0:
-            message = self.receive(left)
-            if message is None:
-                break
-            if callable(wanted) and wanted(message):
-                return message
-            if isinstance(message, dict) and message['type'] == wanted:
-                return message
-        raise AssertionError(f'{wanted} did not come within {timeout} s')
+        return self.every(wanted, timeout=timeout)[0]
 
     def frames(self, count, timeout=PATIENCE_S):
         return [self.until(lambda m: isinstance(m, Frame), timeout) for _ in range(count)]

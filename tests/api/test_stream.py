@@ -101,8 +101,9 @@ class Stream(unittest.TestCase):
         one, two = self.join(), self.join()
         two.until('hello')
         one.send(type='prompt.set', event_id='e2', text='rain')
-        self.assertEqual(two.until('prompt.accepted')['text'], 'rain')
-        viewers = two.until(lambda m: isinstance(m, dict) and m['type'] == 'session.viewers' and m['viewers'] == 2)
+        prompt, viewers = two.every(
+            'prompt.accepted', lambda m: isinstance(m, dict) and m['type'] == 'session.viewers' and m['viewers'] == 2)
+        self.assertEqual(prompt['text'], 'rain')
         self.assertEqual(viewers['session'], self.session)
 
     def test_refusals_leave_the_socket_open(self):
