@@ -5,7 +5,7 @@
 
 Renders trained, held-out and switched prompts through `lightforced-rollout` (with the model's own sparsity unless
 `--sparsity` says otherwise) and lets the judge of classify.py look at the pictures. `--drift N` adds N streams of three
-minutes. Writes OUT/NAME.json, a bench result, and OUT/NAME-switch.png.
+minutes, or of `--minutes`. Writes OUT/NAME.json, a bench result, and OUT/NAME-switch.png and OUT/NAME-drift.png.
 """
 
 from __future__ import annotations
@@ -31,10 +31,13 @@ from torch import Tensor  # noqa: E402
 import attributes  # noqa: E402
 import captions  # noqa: E402
 import pictures  # noqa: E402
-from attributes import Attributes  # noqa: E402
+from attributes import VALUES, Attributes  # noqa: E402
 from classify import HEADS, Judge  # noqa: E402
 from runtime import load_weights, log  # noqa: E402
 from score import CHUNK, JUDGED_CHUNKS, Metrics, ground_follows, scenes_for, write  # noqa: E402
+
+RATE = 16  # pictures a second
+DRIFT_SECONDS = (5, 60, 180, 600, 1800)
 
 
 def read_y4m(path: str, frames: list[int]) -> Tensor:
@@ -104,24 +107,37 @@ def _mean(values: list[bool]) -> float:
     return 100 * sum(values) / max(1, len(values))
 
 
-def score_scenes(engine: Engine, judge: Judge, count: int, held_out: bool, seed: int) -> Metrics:
-    scenes, texts = scenes_for(count, held_out, seed)
+def score_scenes(engine: Engine, judge: Judge, name: str, scenes: list[Attributes], texts: list[str], seed: int) -> Metrics:
+    """What streams show of their scenes, and adherence_NAME of all."""
     hits: dict[str, list[bool]] = {k: [] for k in HEADS}
     moves: list[bool] = []
     wanted = [f for c in JUDGED_CHUNKS for f in _look(c)]
     videos = engine.videos(Clip([(0, text)], 7, seed + i, wanted) for i, text in enumerate(texts))
-    for scene, video in zip(scenes, videos, strict=True):
+    for scene, text, video in zip(scenes, texts, videos, strict=True):
         for c in range(len(JUDGED_CHUNKS)):
             pair = video[None, 2 * c:2 * c + 2]
             right = judge.right_pair(pair, [scene])
             for k in HEADS:
                 hits[k].append(bool(right[k][0]))
             moves += ground_follows(pair, [scene])
-    name = "heldout" if held_out else "trained"
+        wrong = [k for k in HEADS if not all(hits[k][-len(JUDGED_CHUNKS):])]
+        if wrong:
+            log(f"{name}: {', '.join(wrong)} wrong after {text!r}")
     out: Metrics = {f"adherence_{name}_{k}": (_mean(v), "percent") for k, v in hits.items()}
-    out[f"adherence_{name}"] = (sum(v for v, _ in out.values()) / len(HEADS), "percent")
-    if not held_out:
+    out |= {f"adherence_{name}": (sum(v for v, _ in out.values()) / len(HEADS), "percent"), f"{name}_n": (len(texts), "count")}
+    if name == "trained":
         out["direction_accuracy"] = (_mean(moves), "percent")
+    return out
+
+
+def score_paraphrases(engine: Engine, judge: Judge, seed: int) -> Metrics:
+    """Sentences that were written by hand: shapes that no training caption has, with known words and with new ones."""
+    out: Metrics = {}
+    with open(os.path.join(HERE, "paraphrases.json"), encoding="utf-8") as f:
+        kinds: dict[str, list[tuple[str, str]]] = json.load(f)
+    for kind, rows in kinds.items():
+        scenes = [{k: VALUES[k].index(w) for w in shows.split() for k in HEADS if w in VALUES[k]} for _, shows in rows]
+        out |= score_scenes(engine, judge, "paraphrased_" + kind.replace(" ", "_"), scenes, [text for text, _ in rows], seed)
     return out
 
 
@@ -162,19 +178,26 @@ def score_sharpness(engine: Engine, count: int, seed: int) -> Metrics:
     return out
 
 
-def score_drift(engine: Engine, judge: Judge, count: int, seed: int) -> Metrics:
+def score_drift(engine: Engine, judge: Judge, count: int, minutes: int, seed: int, sheet: str) -> Metrics:
+    """Adherence and sharpness in the last three chunks before each of DRIFT_SECONDS; what the first has over the last is drift."""
     scenes, texts = scenes_for(count, False, seed)
-    places = {"5s": (5, 6, 7), "60s": (77, 78, 79), "180s": (237, 238, 239)}
-    hits: dict[str, list[bool]] = {k: [] for k in places}
-    wanted = [f for chunks in places.values() for c in chunks for f in _look(c)]
-    videos = engine.videos(Clip([(0, text)], 240, seed + i, wanted) for i, text in enumerate(texts))
+    seconds = [s for s in DRIFT_SECONDS if s <= 60 * minutes]
+    chunks = [c for s in seconds for c in range(s * RATE // CHUNK - 3, s * RATE // CHUNK)]
+    wanted = [f for c in chunks for f in _look(c)]
+    videos = engine.videos(Clip([(0, text)], chunks[-1] + 1, seed + i, wanted) for i, text in enumerate(texts))
+    hits: dict[int, list[bool]] = {s: [] for s in seconds}
+    edges, rows = dict.fromkeys(seconds, 0.), []
     for scene, video in zip(scenes, videos, strict=True):
-        for j, name in enumerate(n for n, chunks in places.items() for _ in chunks):
-            right = judge.right_pair(video[None, 2 * j:2 * j + 2], [scene])
-            hits[name] += [bool(right[k][0]) for k in HEADS]
-    out: Metrics = {f"adherence_at_{k}": (_mean(v), "percent") for k, v in hits.items()}
-    out["drift_points_180s"] = (out["adherence_at_5s"][0] - out["adherence_at_180s"][0], "points")
-    return out | {"drift_n": (count, "count")}
+        for s, frames in zip(seconds, video.split(6), strict=True):
+            right = judge.right_pair(frames.unflatten(0, (3, 2)), [scene] * 3)
+            hits[s] += [bool(hit) for k in HEADS for hit in right[k]]
+            edges[s] += 255 * (frames[..., 1:] - frames[..., :-1]).abs().mean().item() / count
+        rows.append(video[5::6])
+    pictures.save(sheet, pictures.sheet(torch.stack(rows), .625))
+    out: Metrics = {f"adherence_at_{s}s": (_mean(v), "percent") for s, v in hits.items()}
+    out |= {f"gradient_at_{s}s": (v, "levels") for s, v in edges.items()}
+    first, last = (out[f"adherence_at_{s}s"][0] for s in (seconds[0], seconds[-1]))
+    return out | {f"drift_points_{seconds[-1]}s": (first - last, "points"), "drift_n": (count, "count")}
 
 
 def main() -> None:
@@ -190,8 +213,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of each program")
     parser.add_argument("--workers", type=int, default=1, help="programs at a time")
     parser.add_argument("--count", type=int, default=64, help="prompts per score")
-    parser.add_argument("--parts", help="of switches, trained, heldout, sharpness, drift; the result keeps what it has of others")
-    parser.add_argument("--drift", type=int, default=0, help="streams of three minutes")
+    parser.add_argument("--parts", help="of switches, trained, heldout, paraphrases, sharpness, drift; the result keeps what it has of others")
+    parser.add_argument("--drift", type=int, default=0, help="streams that go on for minutes")
+    parser.add_argument("--minutes", type=int, default=3, help="that they last")
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
     torch.set_num_threads(args.threads)
@@ -201,13 +225,13 @@ def main() -> None:
     if args.parts and os.path.exists(path + ".json"):
         with open(path + ".json", encoding="utf-8") as f:
             out = {k: (m["value"], m["unit"]) for k, m in json.load(f)["metrics"].items()}
-    out["n"] = (args.count, "count")
     engine = Engine(args)
     parts = {"switches": lambda: score_switches(engine, judge, args.count, 51, path + "-switch.png"),
-             "trained": lambda: score_scenes(engine, judge, args.count, False, 41),
-             "heldout": lambda: score_scenes(engine, judge, args.count, True, 42),
+             "trained": lambda: score_scenes(engine, judge, "trained", *scenes_for(args.count, False, 41), 41),
+             "heldout": lambda: score_scenes(engine, judge, "heldout", *scenes_for(args.count, True, 42), 42),
+             "paraphrases": lambda: score_paraphrases(engine, judge, 61),
              "sharpness": lambda: score_sharpness(engine, args.count, 41),
-             "drift": lambda: score_drift(engine, judge, args.drift, 31) if args.drift else {}}
+             "drift": lambda: score_drift(engine, judge, args.drift, args.minutes, 31, path + "-drift.png") if args.drift else {}}
     for part in args.parts.split(",") if args.parts else parts:
         out |= parts[part]()
         write(path + ".json", args.name, out)

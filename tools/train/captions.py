@@ -8,6 +8,7 @@ short instructions that name only what changes ("now it is snowing").
 from __future__ import annotations
 
 import random
+import re
 
 from attributes import COLOURS, DIRECTIONS, NAMES, SPEEDS, SUBJECTS, TERRAINS, TIMES, VALUES, WEATHERS, Attributes
 
@@ -55,6 +56,9 @@ FORMS = dict(drift=("drifts", "drifting"), float=("floats", "floating"), fly=("f
              sail=("sails", "sailing"), dance=("dances", "dancing"), flutter=("flutters", "fluttering"),
              cruise=("cruises", "cruising"), move=("moves", "moving"), head=("heads", "heading"),
              travel=("travels", "travelling"))
+# Phrases that are misread now and then -> others of the same meaning that are not (some hundreds of prompts through the engine)
+SURE = {r"in fine weather": "in clear weather", r"fine weather": "clear sky", r"while it snows": "while snow falls",
+        r"while it rains": "while rain falls", r"in snowy weather": "while snow falls", r"snowy(?! mountains)": "snowfall"}
 PREPOSITIONS = ["over", "above", "across"]
 TRAINED_OMISSION = 0.09  # probability that a training caption leaves out any one of its parts
 
@@ -176,6 +180,13 @@ def instruct(old: Attributes, new: Attributes, rng: random.Random) -> str:
     if rng.random() < .5:
         rng.shuffle(parts)
     return _finish(ch([", ", " and "]).join(parts), rng)
+
+
+def surely(text: str) -> str:
+    """The caption with sure phrases for weak ones (SURE)."""
+    for weak, sure in SURE.items():
+        text = re.sub(rf"\b{weak}\b", sure, text, flags=re.IGNORECASE)
+    return text
 
 
 def canonical_words() -> dict[str, str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 5, the files that ship:
+"""Stage 6, the files that ship:
 
     python3 tools/train/export.py DIR TAG TOKENIZER RESULT --command "..." --seed 1000
 

@@ -58,7 +58,9 @@ class Rollout:
         self.table = rope_table(WINDOW_CHUNKS * CHUNK_LATENTS, dit.head_dim, device)
         self.window: list[list[KeyValue]] = []
 
-    def _pass(self, x: Tensor, t: float, context: Tensor) -> tuple[Tensor, list[KeyValue]]:
+    def evaluate(self, x: Tensor, t: float, context: Tensor) -> tuple[Tensor, list[KeyValue]]:
+        """The flow at x [B, 3, 16, 18, 32], time t in 0..1000, and the keys and values of every layer, which at time 0 may
+        join the window."""
         d, at = self.dit, len(self.window) * CHUNK_TOKENS
         here = tuple(v[at:at + CHUNK_TOKENS] for v in self.table)
         there = tuple(v[:at + CHUNK_TOKENS] for v in self.table)
@@ -81,13 +83,13 @@ class Rollout:
         for i, t in enumerate(steps):
             if seen is not None:
                 seen(i, x)
-            v = self._pass(x, t, context)[0].float()
+            v = self.evaluate(x, t, context)[0].float()
             clean = x - t / 1000 * v
             if i + 1 == len(steps):
                 break
             level = steps[i + 1] / 1000
             x = (1 - level) * clean + level * self.noise() if t > renoise_above else x + (level - t / 1000) * v
-        self.window.append(self._pass(clean, 0., context)[1])
+        self.window.append(self.evaluate(clean, 0., context)[1])
         if len(self.window) == WINDOW_CHUNKS:
             del self.window[1]
         return clean

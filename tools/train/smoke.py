@@ -57,8 +57,8 @@ def main() -> None:
         if (half["steps"], half["progress"], whole["steps"], whole["progress"]) != (4, .5, 8, 1.):
             raise SystemExit(f"the denoiser did not go on where it stopped: {half} then {whole}")
         stage("distill.py", *common, "--sparse", "hsa:.85/.95", "--guidance", "auto")
-        stage("synonyms.py", work, "--tokenizer", tokenizer, "--steps", "2", "--batch", "2")
         stage("average.py", work, "base", "distilled", "mix")
+        stage("synonyms.py", work, "--tokenizer", tokenizer, "--steps", "2", "--batch", "2", "--cases", "2", "--layers", str(LAYERS))
         same_names(load_weights(os.path.join(work, "ae.safetensors")), nets.TAEHV())
         t5, dit = nets.build(len(Tokenizer(tokenizer)), torch.device("cpu"), LAYERS)
         same_names(load_weights(os.path.join(work, "t5.safetensors")), t5)
