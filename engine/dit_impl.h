@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What dit.c and dit_weights.c share: the loaded transformer. */
+/* What the files dit*.c share: the loaded transformer, a prompt's part of it, a stream's. */
 #ifndef ENGINE_DIT_IMPL_H
 #define ENGINE_DIT_IMPL_H
 #include "engine/dit.h"
@@ -64,6 +64,27 @@ struct dit {
 	struct dit_layer layer[];
 };
 
+struct dit_text {
+	int rows; /* m */
+	int last_repeats; /* for how many the last row stands */
+	struct {
+		struct tensor k, v; /* [text_len, d]; the first m rows count */
+		struct tensor scale; /* [2] f32, of the codes that v can give; fp8 only */
+	} layer[];
+};
+
+struct dit_stream {
+	struct tensor time; /* [pass_frames, time_pairs, 2] f32 */
+	struct tensor listed; /* [layers or 1, heads, query blocks, kept] i32, flat */
+	int64_t layer_stride; /* in elements; 0 when all layers read one list */
+	struct sparsity_plan plan;
+	int frames; /* of the pass */
+	void *host; /* what is being uploaded: as large as either table */
+};
+
+/* dit_text.c: takes from scratch what dit_text_set of the longest prompt does. */
+void dit_text_measure(const struct dit *d, struct arena *scratch);
+
 /* dit_codes.c: the largest L2 norm of a row of w and the largest magnitude of b: with
  * them how far a result can lie from zero. Host tensors. */
 int dit_row_bound(const struct tensor *w, const struct tensor *b, double *row, double *bias,
@@ -71,7 +92,7 @@ int dit_row_bound(const struct tensor *w, const struct tensor *b, double *row, d
 /* Fills d->code_scale from the bounds of the layers and the host's copy of d->modulation. */
 int dit_codes_load(struct dit *d, const float *table, struct error *e);
 
-/* Fills weights and tables of a dit whose sizes are set. */
+/* dit_weights.c: fills weights and tables of a dit whose sizes are set. */
 int dit_load_weights(struct dit *d, struct weights *w, struct arena *a, struct error *e);
 void dit_drop_weights(struct dit *d);
 #endif
