@@ -6,7 +6,6 @@
 #include "server/acceptor.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdatomic.h>
@@ -17,12 +16,12 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include "server/admission.h"
 #include "server/head.h"
-#include "server/hosts.h"
 #include "server/limiter.h"
+#include "server/listener.h"
 #include "server/wire.h"
 
-#define SUBPROTOCOL "lightforced.v1"
 #define LINGER_US INT64_C(1000000)
 #define LINGER_BYTES_MAX (256 * 1024)
 #define SWEEP_MS 250
@@ -42,9 +41,9 @@ struct acceptor {
 	struct http *http;
 	struct ws *ws;
 	struct metrics *metrics;
-	int listener, epoll, wake, port;
+	struct listener listener;
+	int epoll, wake;
 	int spare; /* descriptor given up for a moment when there are none left */
-	char host[256]; /* host part of conf->listen */
 	atomic_bool stopping;
 	atomic_llong ticked_us;
 	struct limiter limiter;
@@ -52,50 +51,6 @@ struct acceptor {
 	int waiting_max;
 	struct waiting *waiting;
 };
-
-/* Cuts "ADDR:PORT" into host (no brackets) and port. */
-static int split_listen(
-	const char *listen, char *host, size_t host_bytes, char port[8], struct error *e) {
-	struct slice name;
-	int number;
-	struct slice whole = {listen, strlen(listen)};
-	if (!hosts_split(whole, &name, &number) || number < 0 ||
-		!slice_copy(name, host, host_bytes))
-		return error_set(e, -EINVAL,
-			"[server] listen: \"%s\" is not ADDR:PORT, such as 127.0.0.1:8900 or "
-			"[::1]:8900",
-			listen);
-	snprintf(port, 8, "%d", number);
-	return 0;
-}
-
-static int open_port(struct acceptor *a, struct error *e) {
-	char port[8];
-	if (split_listen(a->conf->listen, a->host, sizeof a->host, port, e))
-		return -1;
-	struct addrinfo want = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *found;
-	int failed = getaddrinfo(a->host, port, &want, &found);
-	if (failed)
-		return error_set(e, -EINVAL, "[server] listen: %s: %s", a->conf->listen,
-			gai_strerror(failed));
-	int one = 1, fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd >= 0)
-		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	bool open = fd >= 0 && !bind(fd, found->ai_addr, found->ai_addrlen) && !listen(fd, 1024);
-	int why = errno;
-	freeaddrinfo(found);
-	a->listener = fd;
-	if (!open)
-		return error_set(
-			e, -why, "[server] listen: %s: %s", a->conf->listen, strerror(why));
-	struct sockaddr_storage bound;
-	socklen_t size = sizeof bound;
-	getsockname(fd, (struct sockaddr *)&bound, &size);
-	a->port = ntohs(bound.ss_family == AF_INET6
-				? ((struct sockaddr_in6 *)(void *)&bound)->sin6_port
-				: ((struct sockaddr_in *)(void *)&bound)->sin_port);
-	return 0;
-}
 
 static int watch(struct acceptor *a, int fd, uint32_t events, uint64_t tag) {
 	struct epoll_event ev = {.events = events, .data.u64 = tag};
@@ -113,7 +68,7 @@ struct acceptor *acceptor_create(
 		return NULL;
 	}
 	*a = (struct acceptor){
-		.conf = c, .http = h, .ws = w, .metrics = m, .listener = -1, .wake = -1};
+		.conf = c, .http = h, .ws = w, .metrics = m, .listener.fd = -1, .wake = -1};
 	a->waiting_max = c->http_connections_max + 64;
 	a->head = malloc((size_t)c->head_bytes_max);
 	a->waiting = calloc((size_t)a->waiting_max, sizeof *a->waiting);
@@ -126,7 +81,8 @@ struct acceptor *acceptor_create(
 	bool ready = a->head && a->waiting && a->epoll >= 0 && a->wake >= 0;
 	if (!ready)
 		error_set(e, -ENOMEM, "acceptor: out of memory or descriptors");
-	if (!ready || open_port(a, e) || watch(a, a->listener, EPOLLIN, TAG_LISTENER) ||
+	if (!ready || listener_open(&a->listener, c->listen, e) ||
+		watch(a, a->listener.fd, EPOLLIN, TAG_LISTENER) ||
 		watch(a, a->wake, EPOLLIN, TAG_WAKE)) {
 		error_set(e, -errno, "acceptor: %s", strerror(errno));
 		acceptor_destroy(a);
@@ -146,7 +102,7 @@ void acceptor_destroy(struct acceptor *a) {
 		return;
 	for (int i = 0; a->waiting && i < a->waiting_max; i++)
 		close_fd(&a->waiting[i].fd);
-	close_fd(&a->listener);
+	close_fd(&a->listener.fd);
 	close_fd(&a->epoll);
 	close_fd(&a->wake);
 	close_fd(&a->spare);
@@ -156,7 +112,7 @@ void acceptor_destroy(struct acceptor *a) {
 }
 
 int acceptor_port(const struct acceptor *a) {
-	return a->port;
+	return a->listener.port;
 }
 
 int64_t acceptor_ticked_us(const struct acceptor *a) {
@@ -228,90 +184,6 @@ static void refuse_fault(
 			: "");
 }
 
-/* What the upgrade asks for; session "" when its name cannot be one of ours. */
-struct stream_request {
-	char session[SESSION_ID_BYTES];
-	bool has_since;
-	uint64_t since;
-};
-
-/* True when the path is /v1/sessions/{id}/stream. */
-static bool is_stream(const struct head *h, struct stream_request *out) {
-	static const char before[] = "/v1/sessions/", after[] = "/stream";
-	size_t fixed = sizeof before - 1 + sizeof after - 1;
-	if (h->path.size <= fixed || memcmp(h->path.at, before, sizeof before - 1) != 0 ||
-		memcmp(h->path.at + h->path.size - (sizeof after - 1), after, sizeof after - 1) !=
-			0)
-		return false;
-	struct slice id = {h->path.at + sizeof before - 1, h->path.size - fixed};
-	if (memchr(id.at, '/', id.size))
-		return false;
-	if (!slice_copy(id, out->session, sizeof out->session))
-		out->session[0] = 0;
-	return true;
-}
-
-/* The query's since=SEQ; other names are left to others. */
-static bool parse_since(const struct head *h, struct stream_request *out) {
-	struct slice rest = h->query;
-	while (rest.size) {
-		const char *end = memchr(rest.at, '&', rest.size);
-		struct slice item = {rest.at, end ? (size_t)(end - rest.at) : rest.size};
-		rest.at += item.size + (end != NULL);
-		rest.size -= item.size + (end != NULL);
-		if (item.size < 6 || memcmp(item.at, "since=", 6) != 0)
-			continue;
-		char text[20], *stop;
-		struct slice digits = {item.at + 6, item.size - 6};
-		if (!slice_copy(digits, text, sizeof text) || text[0] < '0' || text[0] > '9')
-			return false;
-		out->since = strtoull(text, &stop, 10);
-		out->has_since = true;
-		if (*stop)
-			return false;
-	}
-	return true;
-}
-
-/* In the order: Host, path, method, upgrade, Origin, subprotocol. */
-static bool check(struct acceptor *a, const struct waiting *w, const struct head *h,
-	struct stream_request *stream, bool *streams, struct head_fault *f) {
-	struct sockaddr_storage local;
-	socklen_t size = sizeof local;
-	bool known = !getsockname(w->fd, (struct sockaddr *)&local, &size);
-	struct hosts hosts = {a->host, a->conf->allowed_hosts, a->conf->allowed_origins};
-	*streams = is_stream(h, stream);
-	if (!hosts_accept(&hosts, h->host, known ? (struct sockaddr *)&local : NULL)) {
-		*f = (struct head_fault){PROBLEM_HOST_NOT_ALLOWED,
-			"This daemon does not go by the name in Host; add it to [server] "
-			"allowed_hosts if it should."};
-		return false;
-	}
-	if (!hosts_accept_origin(&hosts, h->origin, h->host)) {
-		*f = (struct head_fault){PROBLEM_FORBIDDEN_ORIGIN,
-			"Pages of this Origin may not use this daemon; add it to [server] "
-			"allowed_origins if they should."};
-		return false;
-	}
-	if (h->content_length > a->conf->body_bytes_max) {
-		*f = (struct head_fault){PROBLEM_BODY_TOO_LARGE,
-			"The body is longer than [server] body_bytes_max allows."};
-		return false;
-	}
-	bool upgrade = *streams && slice_is(h->method, "GET");
-	*streams = upgrade;
-	if (!upgrade)
-		return true;
-	if (!head_check_websocket(h, SUBPROTOCOL, f))
-		return false;
-	if (!parse_since(h, stream)) {
-		*f = (struct head_fault){
-			PROBLEM_BAD_REQUEST, "since must be the seq of the last frame received."};
-		return false;
-	}
-	return true;
-}
-
 static void hand_over(struct acceptor *a, struct waiting *w, const struct stream_request *stream) {
 	epoll_ctl(a->epoll, EPOLL_CTL_DEL, w->fd, NULL);
 	if (stream)
@@ -353,9 +225,17 @@ static void look(struct acceptor *a, struct waiting *w, bool gone) {
 	case HEAD_COMPLETE:
 		break;
 	}
-	struct stream_request stream = {0};
+	struct sockaddr_storage local;
+	socklen_t size = sizeof local;
+	bool known = !getsockname(w->fd, (struct sockaddr *)&local, &size);
+	struct admission rules = {
+		.hosts = {a->listener.host, a->conf->allowed_hosts, a->conf->allowed_origins},
+		.local = known ? (struct sockaddr *)&local : NULL,
+		.body_bytes_max = a->conf->body_bytes_max,
+	};
+	struct stream_request stream;
 	bool streams;
-	if (!check(a, w, &h, &stream, &streams, &fault))
+	if (!admission_check(&rules, &h, &stream, &streams, &fault))
 		refuse_fault(a, w, &h, &fault);
 	else
 		hand_over(a, w, streams ? &stream : NULL);
@@ -401,7 +281,7 @@ static void accept_one(struct acceptor *a, int fd, const struct waiting *from) {
 static void accept_all(struct acceptor *a) {
 	for (;;) {
 		struct waiting from = {.peer_bytes = sizeof from.peer};
-		int fd = accept4(a->listener, (struct sockaddr *)&from.peer, &from.peer_bytes,
+		int fd = accept4(a->listener.fd, (struct sockaddr *)&from.peer, &from.peer_bytes,
 			SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd >= 0) {
 			accept_one(a, fd, &from);
@@ -412,7 +292,7 @@ static void accept_all(struct acceptor *a) {
 		/* No descriptors left: shed one connection with the spare one, or the
 		 * listener would stay readable and this loop would spin. */
 		close_fd(&a->spare);
-		fd = accept(a->listener, NULL, NULL);
+		fd = accept(a->listener.fd, NULL, NULL);
 		close_fd(&fd);
 		a->spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
 		return;
@@ -455,7 +335,7 @@ void acceptor_run(struct acceptor *a) {
 		swept_us = now_us;
 		sweep(a, now_us);
 	}
-	close_fd(&a->listener);
+	close_fd(&a->listener.fd);
 	for (int i = 0; i < a->waiting_max; i++)
 		drop(&a->waiting[i]);
 }
