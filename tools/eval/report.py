@@ -41,9 +41,12 @@ SOURCES: dict[str, tuple[str, str | None]] = {
     "adherence_trained": ("demo-engine", None),
     "adherence_heldout": ("demo-engine", None),
     "adherence_switch_2": ("demo-engine", None),
+    "adherence_paraphrased_known_words": ("demo-engine", None),
+    "adherence_paraphrased_new_words": ("demo-engine", None),
     "direction_accuracy": ("demo-engine", None),
     "sharpness_first_chunk": ("demo-model", None),
     "drift_points_180s": ("demo-model", None),
+    "drift_points_1800s": ("demo-engine", None),
     "psnr_dense_hsa85_db": ("demo-ablation", None),
     "psnr_dense_best85_db": ("demo-ablation", None),
     "psnr_dense_hsa85_tuned_db": ("demo-ablation-tuned", None),
@@ -133,7 +136,8 @@ def commands(a: argparse.Namespace) -> dict[str, list[list[str]]]:
     if a.dense_trained:
         out["ablation_dense"] = [tool("ablation.py", "--model", a.dense_trained, "--out", RESULTS, "--name", "demo-ablation")]
     if a.build:
-        out["engine"] = [tool("engine.py", "--rollout", rollout, "--model", MODEL, "--out", RESULTS, "--count", count, "--drift", "4", *each)]
+        out["engine"] = [tool("engine.py", "--rollout", rollout, "--model", MODEL, "--out", RESULTS, "--count", count, "--drift", "2",
+                              "--minutes", "30", *each)]
         out["sheets"] = [tool("show.py", "--rollout", rollout, "--model", MODEL, "--out", os.path.join(ROOT, "docs"))]
         out["speed"] = [[sys.executable, os.path.join(ROOT, "bench", "demo.py"), "--isa", isa, "--build", a.build, "--peer", sys.executable,
                          "--out", os.path.join(RESULTS, f"demo-cpu-{isa}.json")] for isa in ("avx2", "native")]
