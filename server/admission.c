@@ -3,8 +3,7 @@
 #include "server/admission.h"
 #include <stdlib.h>
 #include <string.h>
-
-#define SUBPROTOCOL "lightforced.v1"
+#include "server/wire.h"
 
 /* True when the path is /v1/sessions/{id}/stream. */
 static bool is_stream(const struct head *h, struct stream_request *out) {
@@ -75,7 +74,7 @@ bool admission_check(const struct admission *rules, const struct head *h,
 		return false;
 	if (!*streams)
 		return true;
-	if (!head_check_websocket(h, SUBPROTOCOL, f))
+	if (!head_check_websocket(h, WIRE_SUBPROTOCOL, f))
 		return false;
 	if (!parse_since(h, out)) {
 		*f = (struct head_fault){

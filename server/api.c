@@ -49,7 +49,7 @@ const struct route api_routes[] = {
 	{"DELETE", "/v1/sessions/{id}/prompts/{prompt}", sessions_prompt_delete, NULL, false, 204,
 		"Withdraw a pending prompt", 0},
 	{"GET", "/v1/sessions/{id}/stream", sessions_stream, NULL, false, 101,
-		"WebSocket, subprotocol lightforced.v1", 0},
+		"WebSocket, subprotocol " WIRE_SUBPROTOCOL, 0},
 	{"GET", "/", page_index, NULL, false, 200, NULL, 0},
 	{"GET", "/s/{id}", page_index, NULL, false, 200, NULL, 0},
 	{"GET", "/static/*", page_file, NULL, false, 200, NULL, 0},

@@ -34,7 +34,7 @@ int about_metrics(struct call *c, struct problem *p) {
 int about_version(struct call *c, struct problem *p) {
 	(void)p;
 	return call_answer(c, json_pack("{s:s, s:s, s:s, s:s}", "name", "lightforced", "version",
-				      VERSION, "api", "v1", "protocol", "lightforced.v1"));
+				      VERSION, "api", "v1", "protocol", WIRE_SUBPROTOCOL));
 }
 
 static json_t *modes_json(const struct model_info *m) {
@@ -74,7 +74,7 @@ static void add_model(json_t *out, const struct model_info *m) {
 
 json_t *api_capabilities(const struct conf *k, struct registry *r) {
 	json_t *out = json_pack("{s:s, s:{s:i}, s:[ss], s:[ssssss], s:[s]}", "protocol",
-		"lightforced.v1", "prompt", "max_bytes", k->prompt_bytes_max, "paces", "realtime",
+		WIRE_SUBPROTOCOL, "prompt", "max_bytes", k->prompt_bytes_max, "paces", "realtime",
 		"max", "actions", "start", "pause", "resume", "step", "reset", "keyframe", "topics",
 		"viewer.stats");
 	if (!out)

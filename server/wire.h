@@ -18,6 +18,7 @@ bool wire_frame_parse(const uint8_t *h, size_t size, struct frame_meta *m, uint3
 	uint64_t *sent_ts_us);
 /* A message {"type", "session", "ts_us", ...fields}; takes `fields` (may be NULL). */
 struct packet *wire_message(const char *type, const char *session_id, json_t *fields);
+#define WIRE_SUBPROTOCOL "lightforced.v1" /* of the WebSocket, named wherever the protocol is */
 #define WIRE_CODEC_BYTES 40
 /* "vp09.00.30.08.01.01.01.01.00", the level from picture size and rate. */
 void wire_codec(char out[WIRE_CODEC_BYTES], int width, int height, int fps_num, int fps_den);

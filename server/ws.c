@@ -230,7 +230,7 @@ static struct lws_context *open_context(struct ws *w) {
 	static const lws_retry_bo_t alive = {
 		.secs_since_valid_ping = 20, .secs_since_valid_hangup = 30};
 	w->protocols[0] = (struct lws_protocols){.name = "http", .callback = on_http};
-	w->protocols[1] = (struct lws_protocols){.name = SUBPROTOCOL,
+	w->protocols[1] = (struct lws_protocols){.name = WIRE_SUBPROTOCOL,
 		.callback = on_event,
 		.per_session_data_size = sizeof(struct peer),
 		.rx_buffer_size = 4096,

@@ -14,7 +14,6 @@
 
 struct lws;
 
-#define SUBPROTOCOL "lightforced.v1"
 #define REASON_BYTES 120 /* a close frame has room for 123 */
 
 /* ws_inbox.c: what other threads tell the ws thread, in order. */

@@ -140,7 +140,7 @@ void stream_catch_up(struct peer *x) {
 
 static struct packet *make_hello(struct peer *x, bool resumed, const uint64_t *first_seq) {
 	struct session *s = x->stream->session;
-	json_t *fields = json_pack("{s:s, s:s, s:s, s:o*, s:o*, s:b}", "protocol", SUBPROTOCOL,
+	json_t *fields = json_pack("{s:s, s:s, s:s, s:o*, s:o*, s:b}", "protocol", WIRE_SUBPROTOCOL,
 		"role", "controller", "server", "lightforced/" VERSION, "capabilities",
 		api_capabilities(x->streams->conf, x->streams->registry), "state", session_json(s),
 		"resumed", resumed);
