@@ -6,8 +6,6 @@
 #include "server/acceptor.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -193,6 +191,24 @@ static void hand_over(struct acceptor *a, struct waiting *w, const struct stream
 	w->fd = -1;
 }
 
+static void admit(struct acceptor *a, struct waiting *w, const struct head *h) {
+	struct sockaddr_storage local;
+	socklen_t size = sizeof local;
+	bool known = !getsockname(w->fd, (struct sockaddr *)&local, &size);
+	struct admission rules = {
+		.hosts = {a->listener.host, a->conf->allowed_hosts, a->conf->allowed_origins},
+		.local = known ? (struct sockaddr *)&local : NULL,
+		.body_bytes_max = a->conf->body_bytes_max,
+	};
+	struct stream_request stream;
+	struct head_fault fault;
+	bool streams;
+	if (!admission_check(&rules, h, &stream, &streams, &fault))
+		refuse_fault(a, w, h, &fault);
+	else
+		hand_over(a, w, streams ? &stream : NULL);
+}
+
 /* gone: the client will send no more. */
 static void look(struct acceptor *a, struct waiting *w, bool gone) {
 	if (w->lingering) {
@@ -225,20 +241,7 @@ static void look(struct acceptor *a, struct waiting *w, bool gone) {
 	case HEAD_COMPLETE:
 		break;
 	}
-	struct sockaddr_storage local;
-	socklen_t size = sizeof local;
-	bool known = !getsockname(w->fd, (struct sockaddr *)&local, &size);
-	struct admission rules = {
-		.hosts = {a->listener.host, a->conf->allowed_hosts, a->conf->allowed_origins},
-		.local = known ? (struct sockaddr *)&local : NULL,
-		.body_bytes_max = a->conf->body_bytes_max,
-	};
-	struct stream_request stream;
-	bool streams;
-	if (!admission_check(&rules, &h, &stream, &streams, &fault))
-		refuse_fault(a, w, &h, &fault);
-	else
-		hand_over(a, w, streams ? &stream : NULL);
+	admit(a, w, &h);
 }
 
 /* A free place; when all are taken, the one that has waited longest gives way. */
