@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=64, help="prompts per score")
     parser.add_argument("--parts", help="of switches, trained, heldout, paraphrases, sharpness, drift; the result keeps what it has of others")
     parser.add_argument("--drift", type=int, default=0, help="streams that go on for minutes")
-    parser.add_argument("--minutes", type=int, default=3, help="that they last")
+    parser.add_argument("--minutes", type=int, default=3, choices=[s // 60 for s in DRIFT_SECONDS if s >= 60], help="that they last")
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
     torch.set_num_threads(args.threads)
